@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cuda_runtime.h>
+#include <dlpack/dlpack.h>
+#include <minisgl/utils.h>
+#include <tvm/ffi/extra/c_env_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace minisgl {
+
+inline constexpr int kWarpSize = 32;
+
+/// The device type whose tensors this build of a kernel takes.
+#ifdef __CUDACC__
+inline constexpr DLDeviceType kDeviceType = kDLCUDA;
+#else
+inline constexpr DLDeviceType kDeviceType = kDLCPU;
+#endif
+
+/// Programmatic dependent launch exists from sm_90 on. The build system passes the architecture to the host code too.
+#if defined(MINISGL_CUDA_ARCH) && MINISGL_CUDA_ARCH >= 900
+inline constexpr bool kHasPDL = true;
+#else
+inline constexpr bool kHasPDL = false;
+#endif
+
+inline void check_cuda(cudaError_t error, const char* what) {
+  require(error == cudaSuccess, "RuntimeError", what, ": ", cudaGetErrorString(error));
+}
+
+/// Makes a tensor's device the current one for a scope, as a launch needs it.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(DLDevice device) {
+    check_cuda(cudaGetDevice(&previous_), "cudaGetDevice");
+    if (previous_ != device.device_id) check_cuda(cudaSetDevice(device.device_id), "cudaSetDevice");
+  }
+  ~DeviceGuard() { cudaSetDevice(previous_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+};
+
+/// The stream that PyTorch is using on `device`: TVM-FFI passes it on with every call.
+inline cudaStream_t current_stream(DLDevice device) {
+  return static_cast<cudaStream_t>(TVMFFIEnvGetStream(device.device_type, device.device_id));
+}
+
+/// One launch on the current stream of a device:
+///
+///     LaunchKernel(num_blocks, kNumThreads, device).enable_pdl(kUsePDL).run<my_kernel<float>>(params);
+class LaunchKernel {
+ public:
+  LaunchKernel(dim3 grid, dim3 block, DLDevice device, std::size_t shared_bytes = 0) {
+    config_.gridDim = grid;
+    config_.blockDim = block;
+    config_.dynamicSmemBytes = shared_bytes;
+    config_.stream = current_stream(device);
+  }
+
+  /// Let this kernel start while the one before it in the stream still runs. It must call wait_for_previous_kernel.
+  LaunchKernel& enable_pdl(bool use_pdl) {
+    if (use_pdl && kHasPDL) {
+      pdl_.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      pdl_.val.programmaticStreamSerializationAllowed = 1;
+      config_.attrs = &pdl_;
+      config_.numAttrs = 1;
+    }
+    return *this;
+  }
+
+  /// The kernel is a template argument, not a value: the CPU target inlines it.
+  template <auto kKernel, class... Args>
+  void run(const Args&... args) {
+    check_cuda(cudaLaunchKernelEx(&config_, kKernel, args...), "kernel launch");
+  }
+
+ private:
+  cudaLaunchConfig_t config_{};
+  cudaLaunchAttribute pdl_{};
+};
+
+/// With PDL, wait until the kernel before this one in the stream has finished writing.
+template <bool kUsePDL>
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kUsePDL) asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// With PDL, allow the next kernel in the stream to start; its own wait still covers this kernel's writes.
+template <bool kUsePDL>
+__device__ __forceinline__ void launch_next_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kUsePDL) asm volatile("griddepcontrol.launch_dependents;" :::);
+#endif
+}
+
+}  // namespace minisgl

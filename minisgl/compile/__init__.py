@@ -1,0 +1,7 @@
+"""Compilers, the build cache, and the two targets that kernels are built for."""
+
+from minisgl.compile.build import build, load
+from minisgl.compile.errors import CompileError, ToolchainError
+from minisgl.compile.targets import Target, cuda_target, host_target
+
+__all__ = ["CompileError", "Target", "ToolchainError", "build", "cuda_target", "host_target", "load"]

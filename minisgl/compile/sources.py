@@ -1,0 +1,93 @@
+"""Where the C++ and CUDA sources are: the package's own, and this session's edits on top of them."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_session: tempfile.TemporaryDirectory[str] | None = None
+_generation = 0
+
+
+def repository_root() -> Path | None:
+    """Return the checkout that this package is imported from, or None if it was installed without one."""
+    root = _PACKAGE.parent
+    return root if (root / "csrc").is_dir() and (root / "notebooks").is_dir() else None
+
+
+def csrc_roots() -> list[Path]:
+    """Return the `csrc` folders in search order: this session's edits first, then the shipped sources."""
+    shipped = _PACKAGE / "csrc"  # in a wheel
+    if not shipped.is_dir():
+        shipped = _PACKAGE.parent / "csrc"  # in a checkout
+    return [Path(_session.name) / "csrc", shipped] if _session else [shipped]
+
+
+def set_overlay(path: str, text: str) -> None:
+    """Make this process compile `text` in place of the file `path`, such as `csrc/jit/index.cu`.
+
+    Nothing is written to the repository. Raises ValueError if `path` is not below `csrc/`.
+    """
+    global _session, _generation
+    parts = Path(path).parts
+    if not parts or parts[0] != "csrc" or ".." in parts:
+        raise ValueError(f"set_overlay: path: expected a file below csrc/, got {path!r}")
+    if _session is None:
+        _session = tempfile.TemporaryDirectory(prefix="minisgl-session-")
+    file = Path(_session.name, path)
+    if file.is_file() and file.read_text() == text:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    _generation += 1
+
+
+def clear_overlays() -> None:
+    """Forget every edit of this session; the shipped sources are used again."""
+    global _session, _generation
+    if _session is not None:
+        _session.cleanup()
+        _session = None
+        _generation += 1
+
+
+def generation() -> int:
+    """Return a number that changes whenever an overlay does. Whoever keeps a compiled kernel keeps it beside this."""
+    return _generation
+
+
+def find_source(path: str | Path) -> Path:
+    """Return the file that `path` (relative to `csrc/`, or absolute) stands for. Raises FileNotFoundError."""
+    candidates = [root / path for root in csrc_roots()]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise FileNotFoundError(f"{path}: no such source; looked in {', '.join(str(file) for file in candidates)}")
+
+
+def headers() -> dict[str, Path]:
+    """Return every header that a kernel can include, by its path below `csrc/`, edits of this session first."""
+    found: dict[str, Path] = {}
+    for root in csrc_roots():
+        for folder in ("include", "host"):
+            for directory, _, names in os.walk(root / folder):
+                for name in names:
+                    file = Path(directory, name)
+                    found.setdefault(file.relative_to(root).as_posix(), file)
+    return dict(sorted(found.items()))
+
+
+def digest(files: dict[str, Path]) -> str:
+    """Hash the contents of `files` under their names.
+
+    Left out is what does not change the compiled code: blank lines, `#line` directives and the exporter's header.
+    So a cell that was run unchanged finds the kernel that its exported file built.
+    """
+    hasher = hashlib.sha256()
+    for name, file in files.items():
+        hasher.update(f"\0{name}\0".encode())
+        for line in file.read_bytes().splitlines():
+            if line.strip() and not line.startswith((b"#line ", b"// Exported from ")):
+                hasher.update(line + b"\n")
+    return hasher.hexdigest()

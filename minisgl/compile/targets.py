@@ -1,0 +1,71 @@
+"""The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minisgl.compile.errors import ToolchainError
+from minisgl.compile.toolchain import Compiler, find_cuda_compiler, find_host_compiler
+
+_SANITIZERS = ("address", "undefined")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine to compile for: the compiler, its flags, and the suffix that makes it treat a file as a kernel."""
+
+    name: str
+    compiler: Compiler
+    flags: tuple[str, ...]
+
+    def command(self, source: Path, output: Path, include: list[Path], libraries: list[Path]) -> list[str]:
+        """Return the one command that turns `source` into the shared library `output`."""
+        includes = [f"-I{folder}" for folder in include]
+        links = [str(library) for library in libraries]
+        linker = "-Wl," if self.name == "host" else "-Xlinker="
+        links += [f"{linker}-rpath,{library.parent}" for library in libraries]
+        compiler = self.compiler
+        if "-shared" not in self.flags:
+            return [str(compiler.path), *self.flags, *includes, str(source), "-o", str(output)]
+        return [str(compiler.path), *self.flags, *includes, str(source), "-o", str(output), *links, *compiler.flags]
+
+
+def host_target() -> Target:
+    """Compile kernels for the CPU. `MINISGL_SANITIZE=address` or `undefined` adds that sanitizer's checks."""
+    # -fno-strict-aliasing: CUDA code reads any tensor through vector types, and nvcc allows it.
+    flags = ["-std=c++20", "-O3", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
+    flags += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    if sanitizer := os.environ.get("MINISGL_SANITIZE"):
+        if sanitizer not in _SANITIZERS:
+            raise ValueError(f"MINISGL_SANITIZE: expected one of {', '.join(_SANITIZERS)}, got {sanitizer!r}")
+        flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    return Target("host", find_host_compiler(), tuple(flags))
+
+
+def cuda_target(arch: str | None = None, *, machine_code_only: bool = False) -> Target:
+    """Compile kernels for the GPU architecture `arch`, such as `"sm_90"`; by default see `cuda_arch`.
+
+    With `machine_code_only` the result is a cubin to read, not a library to load, and the assembler reports on it.
+    """
+    arch = arch or cuda_arch()
+    number = arch.removeprefix("sm_")
+    digits = number.rstrip("af")  # sm_90a: the features of that chip alone
+    if not arch.startswith("sm_") or not digits.isdigit():
+        raise ValueError(f"arch: expected an architecture such as 'sm_90', got {arch!r}")
+    flags = ["-std=c++20", "-O3", "-lineinfo", "--expt-relaxed-constexpr"]
+    flags += ["-cubin", "-Xptxas=-v"] if machine_code_only else ["-shared", "-cudart=shared"]
+    flags += [f"-gencode=arch=compute_{number},code=sm_{number}", f"-DMINISGL_CUDA_ARCH={digits}0"]
+    flags += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"]
+    return Target(f"cuda-{arch}", find_cuda_compiler(), tuple(flags))
+
+
+def cuda_arch() -> str:
+    """Return `MINISGL_CUDA_ARCH` if set (`"sm_90"` or `"9.0"`), else the current GPU's. Raises ToolchainError."""
+    if configured := os.environ.get("MINISGL_CUDA_ARCH"):
+        return configured if configured.startswith("sm_") else f"sm_{configured.replace('.', '')}"
+    if not torch.cuda.is_available():
+        raise ToolchainError("No GPU to compile for: set MINISGL_CUDA_ARCH, for example to sm_90.")
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"

@@ -1,0 +1,131 @@
+"""Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tvm_ffi
+
+from minisgl.compile import Target, build, cuda_target, host_target, load
+
+TargetName = Literal["host", "cuda"]
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """How a kernel is launched.
+
+    Args:
+        num_threads: threads per block, a multiple of 32 up to 1024.
+        max_occupancy: blocks that should fit on one multiprocessor at once (`__launch_bounds__`'s second argument).
+        use_pdl: programmatic dependent launch, from sm_90 on; ignored on older chips and on the CPU.
+    """
+
+    num_threads: int = 128
+    max_occupancy: int = 1
+    use_pdl: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_threads % 32 or not 32 <= self.num_threads <= 1024:
+            raise ValueError(
+                f"KernelConfig: num_threads: expected a multiple of 32 from 32 to 1024, got {self.num_threads}"
+            )
+        if self.max_occupancy < 1:
+            raise ValueError(f"KernelConfig: max_occupancy: expected at least 1, got {self.max_occupancy}")
+
+    @property
+    def template_args(self) -> tuple[int, int, bool]:
+        """The three values in the order in which every kernel of this package takes them."""
+        return self.num_threads, self.max_occupancy, self.use_pdl
+
+
+def make_cpp_args(*args: int | float | bool) -> str:
+    """Spell Python numbers as a C++ template argument list: `make_cpp_args(128, True)` is `"128, true"`.
+
+    Raises TypeError for anything but bool, int and float.
+    """
+    return ", ".join(_cpp_literal(arg) for arg in args)
+
+
+def _cpp_literal(value: int | float | bool) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    raise TypeError(f"make_cpp_args: expected bool, int or float, got {type(value).__name__} {value!r}")
+
+
+def load_jit(
+    name: str,
+    *args: int | float | bool | str,
+    cuda_files: Sequence[str | Path],
+    cuda_wrappers: Sequence[tuple[str, str]],
+    target: TargetName | None = None,
+    arch: str | None = None,
+) -> tvm_ffi.Module:
+    """Compile kernels for one list of template arguments, or find them compiled, and load them.
+
+    Args:
+        name: a name for the library, used in file names and error messages.
+        args: what tells this specialisation from others of the same name; it becomes part of the file name.
+        cuda_files: sources, relative to `csrc/jit/`, or absolute.
+        cuda_wrappers: pairs of an exported name and the C++ function behind it, such as
+            `("indexing", "IndexKernel<8192, 4, 128, 1, false>::run")`.
+        target: `"cuda"` or `"host"` (the CPU); by default `"cuda"` where PyTorch sees a GPU.
+        arch: the GPU architecture, such as `"sm_90"`; by default `MINISGL_CUDA_ARCH` or the current GPU's.
+
+    Returns:
+        A module with one attribute per exported name. Its functions take tensors, numbers and None.
+
+    Raises:
+        CompileError: the compiler refused a source; its output is the message.
+        ToolchainError: there is no compiler, or no GPU to compile for; the message says what to install.
+        FileNotFoundError: one of `cuda_files` does not exist.
+    """
+    files = [Path("jit", file) for file in cuda_files]
+    return load(build(_library_name(name, args), make_unit(files, cuda_wrappers), files, _target(target, arch)))
+
+
+def load_aot(
+    name: str,
+    *,
+    cpp_files: Sequence[str | Path] = (),
+    cuda_files: Sequence[str | Path] = (),
+    target: TargetName | None = None,
+    arch: str | None = None,
+) -> tvm_ffi.Module:
+    """Build a library that needs no template arguments from sources that export their own functions, and load it.
+
+    `cpp_files` and `cuda_files` are relative to `csrc/src/`, or absolute. A library of `cpp_files` alone is compiled
+    by the C++ compiler. The other arguments and the errors are those of `load_jit`.
+    """
+    files = [Path("src", file) for file in (*cpp_files, *cuda_files)]
+    if not cuda_files:
+        target = "host"
+    return load(build(name, make_unit(files, ()), files, _target(target, arch)))
+
+
+def make_unit(files: Sequence[Path], wrappers: Sequence[tuple[str, str]]) -> str:
+    """Return the text that is compiled: it includes `files` (relative to `csrc/`) and exports `wrappers`."""
+    lines = [f"#include <{file}>" for file in files]
+    lines += ["#include <minisgl/ffi.h>"]
+    lines += [f"MINISGL_EXPORT({export}, {function});" for export, function in wrappers]
+    return "\n".join(lines) + "\n"
+
+
+def _library_name(name: str, args: Sequence[int | float | bool | str]) -> str:
+    suffix = "_".join(str(arg).lower() for arg in args)
+    if len(suffix) > 60 or not suffix.replace("_", "").replace(".", "").isalnum():
+        suffix = hashlib.sha256(suffix.encode()).hexdigest()[:12] if suffix else ""
+    return f"{name}_{suffix}" if suffix else name
+
+
+def _target(name: TargetName | None, arch: str | None) -> Target:
+    if name not in (None, "host", "cuda"):
+        raise ValueError(f"target: expected 'host' or 'cuda', got {name!r}")
+    if name == "host" or (name is None and arch is None and not torch.cuda.is_available()):
+        return host_target()
+    return cuda_target(arch)

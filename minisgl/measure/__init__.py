@@ -1,0 +1,5 @@
+"""Measuring tools."""
+
+from minisgl.measure.timing import interleaved_medians
+
+__all__ = ["interleaved_medians"]
