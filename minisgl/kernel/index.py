@@ -67,7 +67,7 @@ def _require_fit(weights: torch.Tensor, indices: torch.Tensor, output: torch.Ten
     require_match("indexing", "weights", weights, ("V", "D"), contiguous_dims=1)
     require_match("indexing", "indices", indices, ("L",), dtypes=_INDEX_DTYPES, device=weights.device)
     if output is not None:
-        shape = (indices.shape[0], weights.shape[1])
+        shape = (("L", indices.shape[0]), ("D", weights.shape[1]))
         dtypes = (weights.dtype,)
         require_match("indexing", "output", output, shape, dtypes=dtypes, device=weights.device, contiguous_dims=1)
 

@@ -31,7 +31,7 @@ def require_match(
     function: str,
     argument: str,
     tensor: torch.Tensor,
-    shape: Sequence[int | str],
+    shape: Sequence[str | tuple[str, int]],
     *,
     dtypes: Sequence[torch.dtype] = (),
     device: torch.device | None = None,
@@ -43,7 +43,7 @@ def require_match(
         function: the public function, which the message names first.
         argument: the argument, which the message names next.
         tensor: what came.
-        shape: one entry per dimension: a size, or a name for a size that is free.
+        shape: one entry per dimension: a name for a size that is free, or a name and the value that it must have.
         dtypes: the allowed dtypes; all if empty.
         device: the device that it must be on; any if None.
         contiguous_dims: how many of the last dimensions must be contiguous.
@@ -54,23 +54,25 @@ def require_match(
     """
     dtype_fits = not dtypes or tensor.dtype in dtypes
     shape_fits = tensor.dim() == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, tensor.shape, strict=True)
+        isinstance(want, str) or want[1] == got for want, got in zip(shape, tensor.shape, strict=True)
     )
+    got = f"{list(tensor.shape)} {_name(tensor.dtype)} on {tensor.device}"
     if dtype_fits and shape_fits and device in (None, tensor.device):
         if _is_contiguous(tensor, contiguous_dims):
             return
+        names = [want if isinstance(want, str) else want[0] for want in shape]
+        sizes = ", ".join(f"{name}={size}" for name, size in zip(names, tensor.shape, strict=True))
         strides = ", ".join(["any"] * (tensor.dim() - contiguous_dims) + _contiguous_strides(tensor)[-contiguous_dims:])
-        ours, theirs = f" with strides [{strides}]", f" with strides {list(tensor.stride())}"
+        expected = f"[{sizes}] {_name(tensor.dtype)} on {tensor.device} with strides [{strides}]"
+        got += f" with strides {list(tensor.stride())}"
     else:
-        ours = theirs = ""
-    expected = f"[{', '.join(map(str, shape))}]"
-    if dtypes:
-        expected += " " + "|".join(map(_name, dtypes))
-    if device is not None:
-        expected += f" on {device}"
-    got = f"{list(tensor.shape)} {_name(tensor.dtype)} on {tensor.device}"
+        expected = f"[{', '.join(want if isinstance(want, str) else f'{want[0]}={want[1]}' for want in shape)}]"
+        if dtypes:
+            expected += " " + "|".join(map(_name, dtypes))
+        if device is not None:
+            expected += f" on {device}"
     error = ValueError if dtype_fits else TypeError
-    raise error(f"{function}: {argument}: expected {expected}{ours}, got {got}{theirs}")
+    raise error(f"{function}: {argument}: expected {expected}, got {got}")
 
 
 def _name(dtype: torch.dtype) -> str:

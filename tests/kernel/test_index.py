@@ -1,0 +1,339 @@
+"""`indexing` against PyTorch, bit for bit, and what it says about bad input."""
+
+import itertools
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minisgl.kernel import index, indexing
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+V = 50
+VOCAB_RANGES = [None, (0, V), (10, 20), (V - 1, 1), (1000, V), (7, 0)]
+
+
+# Quantised tensors carry a scale beside their bytes; DLPack has no bits types; integers of 1 to 7 bits are bytes.
+NOT_PLAIN = re.compile(r"torch\.(q|bits|u?int[1-7]$)")
+DTYPES = sorted(
+    {
+        dtype
+        for dtype in vars(torch).values()
+        if isinstance(dtype, torch.dtype) and dtype.itemsize in (1, 2, 4, 8) and not NOT_PLAIN.match(str(dtype))
+    },
+    key=str,
+)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here; the same source is tested on the CPU")
+    return request.param
+
+
+def random_table(rows: int, dim: int, dtype: torch.dtype, device: str = "cpu", offset: int = 1) -> torch.Tensor:
+    """Return random bit patterns as `[rows, dim]`, starting `offset` elements into their allocation."""
+    raw = torch.randint(0, 256, ((rows * dim + offset) * dtype.itemsize,), dtype=torch.uint8, device=device)
+    if dtype == torch.bool:
+        raw %= 2
+    return raw.view(dtype)[offset:].view(rows, dim)
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of each row; NaNs and signed zeros compare as what they are."""
+    row_bytes = tensor.shape[1] * tensor.itemsize
+    flat = tensor.contiguous().view(-1)
+    return (flat.view(torch.uint8) if flat.numel() else flat.to(torch.uint8)).view(tensor.shape[0], row_bytes)
+
+
+def expected_bits(weights: torch.Tensor, indices: torch.Tensor, vocab_range: tuple[int, int] | None) -> torch.Tensor:
+    """PyTorch's answer, computed on bytes: every dtype can be indexed so."""
+    start, length = vocab_range or (0, weights.shape[0])
+    local = indices.to(torch.int64) - start
+    inside = (local >= 0) & (local < length)
+    rows = torch.index_select(bits(weights), 0, local.clamp(0, max(weights.shape[0] - 1, 0)))
+    return torch.where(inside[:, None], rows, torch.zeros_like(rows))
+
+
+@pytest.mark.parametrize("dim", [1, 3, 7, 64, 100, 288, 576, 4096, 5120])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_torch(dtype: torch.dtype, dim: int, device: str) -> None:
+    weights = random_table(V, dim, dtype, device)
+    for size, index_dtype, vocab_range in itertools.product([0, 1, 5, 1000], [torch.int32, torch.int64], VOCAB_RANGES):
+        low, high = (0, V) if vocab_range is None else (-3, vocab_range[0] + vocab_range[1] + 3)
+        indices = torch.randint(low, high, (size,), device=device).to(index_dtype)
+        expected = expected_bits(weights, indices, vocab_range)
+        fresh = indexing(weights, indices, vocab_range=vocab_range)
+        assert fresh.dtype == dtype
+        assert torch.equal(bits(fresh), expected)
+        given_output = random_table(size, dim, dtype, device)
+        assert indexing(weights, indices, output=given_output, vocab_range=vocab_range) is given_output
+        assert torch.equal(bits(given_output), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_vocab_range_at_its_edges(dtype: torch.dtype, device: str) -> None:
+    weights = random_table(V, 8, torch.float32, device)
+    info = torch.iinfo(dtype)
+    indices = torch.tensor([info.min, -1, 9, 10, 29, 30, info.max], dtype=dtype, device=device)
+    result = indexing(weights, indices, vocab_range=(10, 20))
+    assert torch.equal(bits(result[3:5]), bits(weights[[0, 19]]))
+    assert not bits(result[[0, 1, 2, 5, 6]]).any()
+
+
+@st.composite
+def lookups(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, int] | None]:
+    """Draw a lookup with rows that lie apart and start anywhere, and strided indices."""
+    dtype = draw(st.sampled_from([torch.uint8, torch.float16, torch.float32, torch.int64]))
+    dim = draw(st.sampled_from([1, 2, 5, 16, 33, 72, 300]))
+    rows, size = draw(st.integers(1, 20)), draw(st.integers(0, 40))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def table(count: int) -> torch.Tensor:
+        pad, offset = draw(st.integers(0, 20)), draw(st.integers(0, 17))
+        count_bytes = (count * (dim + pad) + offset) * dtype.itemsize
+        raw = torch.randint(0, 256, (count_bytes,), dtype=torch.uint8, generator=generator)
+        return raw.view(dtype)[offset:].view(count, dim + pad)[:, :dim]
+
+    vocab_range = draw(st.none() | st.tuples(st.integers(0, 30), st.integers(0, rows)))
+    step = draw(st.integers(1, 3))
+    low, high = (0, rows) if vocab_range is None else (-5, 60)
+    indices = torch.randint(low, high, (size * step,), generator=generator)[::step]
+    if draw(st.booleans()):
+        indices = indices.to(torch.int32)
+    return table(rows), indices, table(size), vocab_range
+
+
+@settings(max_examples=150, deadline=None)
+@given(lookups())
+def test_any_layout(
+    lookup: tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, int] | None],
+) -> None:
+    weights, indices, output, vocab_range = lookup
+    base = output._base if output._base is not None else output
+    outside = torch.ones(base.numel() * base.itemsize, dtype=torch.bool)
+    written = torch.as_strided(
+        torch.arange(base.numel() * base.itemsize),
+        (output.shape[0], output.shape[1] * output.itemsize),
+        (output.stride(0) * output.itemsize, 1),
+        output.storage_offset() * output.itemsize,
+    )
+    outside[written.reshape(-1)] = False
+    before = base.view(torch.uint8).clone()
+    indexing(weights, indices, output=output, vocab_range=vocab_range)
+    assert torch.equal(bits(output), expected_bits(weights, indices, vocab_range))
+    assert torch.equal(base.view(torch.uint8)[outside], before[outside]), "bytes between the rows were written"
+
+
+@pytest.mark.parametrize("splits", [1, 2, 4])
+def test_rows_split_over_warps(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU never splits rows by itself, a GPU does: run the split kernel here too."""
+    weights = random_table(V, 4096, torch.float16, offset=8)
+    function = f"minisgl::IndexKernel<8192, {splits}, 128, 1, false>::run"
+    wrappers = [("indexing", function)]
+    module = index.load_jit("index", 8192, splits, cuda_files=["index.cu"], cuda_wrappers=wrappers, target="host")
+    indices = torch.randint(0, V, (37,))
+    output = torch.empty(37, 4096, dtype=torch.float16)
+    module.indexing(weights, indices, output, None, None)
+    assert torch.equal(bits(output), expected_bits(weights, indices, None))
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "splits"), [(0, 4), (7, 1), (512, 1), (1024, 2), (2048, 4), (3072, 2), (10240, 4)]
+)
+def test_num_splits(row_bytes: int, splits: int) -> None:
+    assert index.num_splits(row_bytes) == splits
+
+
+def test_parameters_can_be_looked_up() -> None:
+    embedding = torch.nn.Embedding(10, 6)
+    ids = torch.tensor([3, 3, 9])
+    result = indexing(embedding.weight, ids)
+    assert torch.equal(result, embedding(ids))
+    assert not result.requires_grad
+
+
+def table(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.ones(shape, dtype=dtype)
+
+
+IDS = torch.tensor([1, 0])
+W = table(4, 3)
+W_AND_OUTPUT = table(6, 3)
+BAD_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
+    "weights: a list": (
+        lambda: indexing([1.0], IDS),  # type: ignore[arg-type]
+        TypeError,
+        "indexing: weights: expected a torch.Tensor, got list",
+    ),
+    "weights: 1-D": (
+        lambda: indexing(table(4), IDS),
+        ValueError,
+        "indexing: weights: expected [V, D], got [4] float32 on cpu",
+    ),
+    "weights: 0-D": (
+        lambda: indexing(torch.tensor(1.0), IDS),
+        ValueError,
+        "indexing: weights: expected [V, D], got [] float32 on cpu",
+    ),
+    "weights: transposed": (
+        lambda: indexing(table(3, 4).t(), IDS),
+        ValueError,
+        "indexing: weights: expected [V=4, D=3] float32 on cpu with strides [any, 1], "
+        "got [4, 3] float32 on cpu with strides [1, 4]",
+    ),
+    "weights: sparse": (
+        lambda: indexing(W.to_sparse(), IDS),
+        ValueError,
+        "indexing: weights: expected a dense tensor, got layout torch.sparse_coo",
+    ),
+    "weights: meta": (
+        lambda: indexing(W.to("meta"), IDS),
+        ValueError,
+        "indexing: weights: expected a tensor on cpu or cuda, got meta",
+    ),
+    "weights: lazy conjugate": (
+        lambda: indexing(table(4, 3, dtype=torch.complex64).conj(), IDS),
+        ValueError,
+        "indexing: weights: expected a tensor with its values in memory, got a lazy conjugate or negative view; "
+        "call resolve_conj() or resolve_neg() first",
+    ),
+    "indices: float": (
+        lambda: indexing(W, IDS.float()),
+        TypeError,
+        "indexing: indices: expected [L] int32|int64 on cpu, got [2] float32 on cpu",
+    ),
+    "indices: int16": (
+        lambda: indexing(W, IDS.short()),
+        TypeError,
+        "indexing: indices: expected [L] int32|int64 on cpu, got [2] int16 on cpu",
+    ),
+    "indices: 2-D": (
+        lambda: indexing(W, IDS[None]),
+        ValueError,
+        "indexing: indices: expected [L] int32|int64 on cpu, got [1, 2] int64 on cpu",
+    ),
+    "indices: too large": (
+        lambda: indexing(W, torch.tensor([0, 4, 5])),
+        IndexError,
+        "indexing: indices: expected values in [0, V=4), got 4 at position 1",
+    ),
+    "indices: negative": (
+        lambda: indexing(W, torch.tensor([0, -1], dtype=torch.int32)),
+        IndexError,
+        "indexing: indices: expected values in [0, V=4), got -1 at position 1",
+    ),
+    "output: shape": (
+        lambda: indexing(W, IDS, output=table(3, 3)),
+        ValueError,
+        "indexing: output: expected [L=2, D=3] float32 on cpu, got [3, 3] float32 on cpu",
+    ),
+    "output: dtype": (
+        lambda: indexing(W, IDS, output=table(2, 3, dtype=torch.float16)),
+        TypeError,
+        "indexing: output: expected [L=2, D=3] float32 on cpu, got [2, 3] float16 on cpu",
+    ),
+    "output: transposed": (
+        lambda: indexing(W, IDS, output=table(3, 2).t()),
+        ValueError,
+        "indexing: output: expected [L=2, D=3] float32 on cpu with strides [any, 1], "
+        "got [2, 3] float32 on cpu with strides [1, 2]",
+    ),
+    "output: rows on top of each other": (
+        lambda: indexing(W, IDS, output=table(1, 3).expand(2, 3)),
+        ValueError,
+        "indexing: output: expected rows that do not overlap, got a stride of 0 for rows of D=3",
+    ),
+    "output: overlaps weights": (
+        lambda: indexing(W_AND_OUTPUT[:4], IDS, output=W_AND_OUTPUT[3:5]),
+        ValueError,
+        "indexing: output: expected memory apart from that of weights, got memory that overlaps it",
+    ),
+    "vocab_range: a list": (
+        lambda: indexing(W, IDS, vocab_range=[0, 4]),  # type: ignore[arg-type]
+        TypeError,
+        "indexing: vocab_range: expected None or two ints (start, length), got [0, 4]",
+    ),
+    "vocab_range: longer than weights": (
+        lambda: indexing(W, IDS, vocab_range=(2, 5)),
+        ValueError,
+        "indexing: vocab_range: expected start >= 0 and 0 <= length <= V=4, got (2, 5)",
+    ),
+    "vocab_range: negative start": (
+        lambda: indexing(W, IDS, vocab_range=(-1, 4)),
+        ValueError,
+        "indexing: vocab_range: expected start >= 0 and 0 <= length <= V=4, got (-1, 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_input(name: str) -> None:
+    call, error, message = BAD_CALLS[name]
+    for _ in range(2):  # before and after the kernel is loaded
+        with pytest.raises(error) as caught:
+            call()
+        assert type(caught.value) is error
+        assert str(caught.value) == message
+        indexing(W, IDS)
+        assert W.eq(1).all()
+        assert W_AND_OUTPUT.eq(1).all()
+
+
+def test_nothing_is_written_when_an_index_is_refused() -> None:
+    output = torch.full((3, 3), 7.0)
+    with pytest.raises(IndexError):
+        indexing(W, torch.tensor([0, 1, 99]), output=output)
+    assert output.eq(7.0).all()
+
+
+def test_hopeless_calls_never_reach_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_load_kernel", lambda *_: pytest.fail("compiled"))
+    weights = table(4, 1237)  # a row size that nobody has asked for
+    for call in (
+        lambda: indexing(weights.t(), IDS),
+        lambda: indexing(weights, IDS.float()),
+        lambda: indexing(weights, IDS[None]),
+        lambda: indexing(weights, IDS, output=weights[:3]),
+        lambda: indexing(weights, IDS, output=weights[:2].double()),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            call()
+
+
+def test_debug_mode_names_the_first_bad_index() -> None:
+    with pytest.raises(IndexError, match=r"expected values in \[0, V=4\), got 9 at position 2"):
+        index._require_in_range(torch.tensor([0, 3, 9, -1]), 4)
+    index._require_in_range(torch.tensor([0, 3]), 4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here; the same source is tested on the CPU")
+class TestOnGpu:
+    def test_out_of_range_reads_as_zero(self) -> None:
+        result = indexing(W.cuda(), torch.tensor([0, 4, -1]).cuda())
+        assert torch.equal(result.cpu(), torch.tensor([[1.0] * 3, [0.0] * 3, [0.0] * 3]))
+
+    def test_debug_mode_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MINISGL_DEBUG", "1")
+        with pytest.raises(IndexError):
+            indexing(W.cuda(), torch.tensor([0, 4]).cuda())
+
+    def test_devices_must_agree(self) -> None:
+        with pytest.raises(ValueError, match="indexing: indices: expected"):
+            indexing(W.cuda(), IDS)
+
+    def test_other_stream_and_graph_capture(self) -> None:
+        weights, ids = torch.randn(100, 64, device="cuda"), torch.randint(0, 100, (32,), device="cuda")
+        output = torch.empty(32, 64, device="cuda")
+        indexing(weights, ids, output=output)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            indexing(weights, ids, output=output)
+        ids.copy_(torch.randint(0, 100, (32,)))
+        graph.replay()
+        assert torch.equal(output, weights[ids])
