@@ -36,7 +36,7 @@ def host_target() -> Target:
     """Compile kernels for the CPU. `MINISGL_SANITIZE=address` or `undefined` adds that sanitizer's checks."""
     # -fno-strict-aliasing: CUDA code reads any tensor through vector types, and nvcc allows it.
     flags = ["-std=c++20", "-O3", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
-    flags += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    flags += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fmax-errors=3"]
     if sanitizer := os.environ.get("MINISGL_SANITIZE"):
         if sanitizer not in _SANITIZERS:
             raise ValueError(f"MINISGL_SANITIZE: expected one of {', '.join(_SANITIZERS)}, got {sanitizer!r}")

@@ -13,6 +13,21 @@
 /// the C++ one would add six seconds to every kernel.
 namespace minisgl::ffi {
 
+inline const char* type_name(const TVMFFIAny& any) {
+  switch (any.type_index) {
+    case kTVMFFINone: return "None";
+    case kTVMFFIInt: return "an int";
+    case kTVMFFIBool: return "a bool";
+    case kTVMFFIFloat: return "a float";
+    case kTVMFFIRawStr:
+    case kTVMFFISmallStr:
+    case kTVMFFIStr: return "a str";
+    case kTVMFFIDLTensorPtr:
+    case kTVMFFITensor: return "a tensor";
+    default: return "something else";
+  }
+}
+
 /// How one argument of a call becomes a C++ value; `matches` says whether it can.
 template <class T>
 struct Argument;
@@ -54,7 +69,7 @@ struct Argument<double> {
 
 template <class T>
 struct Argument<std::optional<T>> {
-  static constexpr const char* kName = Argument<T>::kName;
+  static inline const std::string kName = std::string(Argument<T>::kName) + " or None";
   static bool matches(const TVMFFIAny& any) { return any.type_index == kTVMFFINone || Argument<T>::matches(any); }
   static std::optional<T> get(const TVMFFIAny& any) {
     return any.type_index == kTVMFFINone ? std::nullopt : std::optional<T>(Argument<T>::get(any));
@@ -77,7 +92,7 @@ void invoke(R (*function)(Args...), const TVMFFIAny* args, int32_t num_args, TVM
   constexpr int64_t kNumArgs = sizeof...(Args);
   require(num_args == kNumArgs, "TypeError", "expected ", kNumArgs, " arguments, got ", int64_t{num_args});
   (require(Argument<Args>::matches(args[kIndex]), "TypeError", "argument ", int64_t{kIndex}, ": expected ",
-           Argument<Args>::kName, ", got something else"),
+           Argument<Args>::kName, ", got ", type_name(args[kIndex])),
    ...);
   if constexpr (std::is_void_v<R>) {
     function(Argument<Args>::get(args[kIndex])...);
