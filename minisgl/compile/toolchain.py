@@ -59,19 +59,27 @@ def find_cuda_compiler() -> Compiler:
 
 
 def pypi_toolkit() -> Path | None:
-    """Return the folder of `cuda-toolkit[nvcc,cudart,cccl]` in site-packages, if it is complete."""
+    """Return the folder of `cuda-toolkit[nvcc,cudart,cccl]` in site-packages. Raises ToolchainError if parts miss."""
+    toolkits = [toolkit for folder in _nvidia_folders() for toolkit in folder.glob("cu*") if _has_nvcc(toolkit)]
+    if not toolkits:
+        return None
+    toolkit = max(toolkits)
+    missing = [part for part in ("bin/ptxas", "nvvm/bin/cicc") if not (toolkit / part).is_file()]
+    if missing or not list((toolkit / "lib").glob("libcudart.so.*")):
+        raise ToolchainError(
+            f"The CUDA compiler in {toolkit} is incomplete ({', '.join(missing) or 'no CUDA runtime'}): "
+            'pip install "minisgl[nvcc]" brings all its parts.'
+        )
+    return toolkit
+
+
+def _nvidia_folders() -> list[Path]:
     spec = importlib.util.find_spec("nvidia")
-    for location in spec.submodule_search_locations or [] if spec else []:
-        for toolkit in sorted(Path(location).glob("cu*"), reverse=True):
-            if (toolkit / "bin" / "nvcc").is_file():
-                missing = [part for part in ("bin/ptxas", "nvvm/bin/cicc") if not (toolkit / part).is_file()]
-                if missing or not list((toolkit / "lib").glob("libcudart.so.*")):
-                    raise ToolchainError(
-                        f"The CUDA compiler in {toolkit} is incomplete ({', '.join(missing) or 'no CUDA runtime'}): "
-                        'pip install "minisgl[nvcc]" brings all its parts.'
-                    )
-                return toolkit
-    return None
+    return [Path(folder) for folder in spec.submodule_search_locations or []] if spec else []
+
+
+def _has_nvcc(toolkit: Path) -> bool:
+    return (toolkit / "bin" / "nvcc").is_file()
 
 
 def _with_runtime(nvcc: Path) -> Compiler:
@@ -85,4 +93,4 @@ def _with_runtime(nvcc: Path) -> Compiler:
         (folder / "libcudart.so").symlink_to(runtime[0])
 
     stub = get_or_build(f"cudart-{hashlib.sha256(bytes(runtime[0])).hexdigest()[:24]}", link)
-    return Compiler(nvcc, (f"-L{stub}", f"-Xlinker=-rpath,{lib}"))
+    return Compiler(nvcc, (f"-L{stub}", f"-L{lib}", f"-Xlinker=-rpath,{lib}"))
