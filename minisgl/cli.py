@@ -23,3 +23,7 @@ def main() -> None:
         app()
     except BookError as error:
         sys.exit(f"minisgl: {error}")
+
+
+if __name__ == "__main__":
+    main()

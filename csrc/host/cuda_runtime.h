@@ -11,7 +11,7 @@
 #include <type_traits>
 
 // A __global__ function is called from one place alone, the loop below, and must melt into it: a call per CUDA thread
-// would cost more than the work of most threads.
+// can cost as much as the work of a thread.
 #define __global__ __attribute__((always_inline)) inline
 #define __device__
 #define __host__

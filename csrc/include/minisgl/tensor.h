@@ -98,7 +98,10 @@ class Symbol {
 
   std::string options_text() const {
     std::string text;
-    for (const auto& option : options_) text += (text.empty() ? "" : "|") + option_text(option);
+    for (const auto& option : options_) {
+      if (!text.empty()) text += "|";
+      text += option_text(option);
+    }
     return text;
   }
 

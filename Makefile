@@ -1,0 +1,67 @@
+# Each target is enough alone on a fresh machine with Python >= 3.11, make and g++.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+
+# Jupyter, IPython and Matplotlib keep files in the home folder unless told otherwise.
+HOME_OF_TOOLS := $(CURDIR)/build/home
+export JUPYTER_CONFIG_DIR := $(HOME_OF_TOOLS)/jupyter/config
+export JUPYTER_DATA_DIR := $(HOME_OF_TOOLS)/jupyter/data
+export JUPYTER_RUNTIME_DIR := $(HOME_OF_TOOLS)/jupyter/runtime
+export JUPYTERLAB_SETTINGS_DIR := $(HOME_OF_TOOLS)/jupyter/lab/settings
+export JUPYTERLAB_WORKSPACES_DIR := $(HOME_OF_TOOLS)/jupyter/lab/workspaces
+export IPYTHONDIR := $(HOME_OF_TOOLS)/ipython
+export MPLCONFIGDIR := $(HOME_OF_TOOLS)/matplotlib
+
+.PHONY: help setup book lab test lint format bench clean
+
+help:
+	@echo "make book    run every chapter on this machine and build the site (site/index.html)"
+	@echo "make lab     open the book in JupyterLab"
+	@echo "make test    run all tests and every chapter"
+	@echo "make lint    check style, types, and that chapters and exported files agree"
+	@echo "make format  format everything and export the chapters"
+	@echo "make bench   measure speed on this machine"
+	@echo "make clean   remove what was built in this folder (compiled kernels stay in the user's cache)"
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	@command -v $${CXX:-g++} >/dev/null || { echo "A C++ compiler is needed: install g++ or set CXX."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[book,docs,dev,nvcc]"
+	@touch $@
+
+book: setup
+	minisgl book build
+	mkdocs build --strict --quiet
+	@echo "The site: $(CURDIR)/site/index.html"
+
+lab: setup
+	jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_how_this_book_works.ipynb
+
+test: setup
+	pytest -n auto --nbmake tests notebooks
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cuh' '*.cu' '*.cpp')
+	mypy
+	minisgl book check
+
+format: setup
+	ruff format .
+	ruff check --fix-only --quiet .
+	clang-format -i $$(git ls-files 'tests/*.cu')
+	minisgl book export
+
+bench: setup
+	python benchmarks/build_times.py
+	python benchmarks/call_cost.py
+	python benchmarks/index.py
+
+clean:
+	rm -rf build site docs/chapters .pytest_cache .mypy_cache .ruff_cache .hypothesis
