@@ -1,3 +1,5 @@
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:adfc0ebe4468
+
 #pragma once
 
 // NVIDIA's <cuda_runtime.h>, as far as the kernels of this book need it, for the machine that runs this process. The

@@ -1,3 +1,5 @@
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:6947aede1412
+
 #include <minisgl/tensor.h>
 #include <minisgl/utils.h>
 #include <minisgl/utils.cuh>

@@ -1,3 +1,5 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:62600fbeec14
+
 """From a piece of C++ to a loaded module: hash it, build it if nobody has yet, load it."""
 
 import hashlib

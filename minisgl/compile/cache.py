@@ -1,3 +1,5 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:309f2b0d0143
+
 """The build cache: one folder per key, published whole or not at all, built once however many ask."""
 
 import fcntl

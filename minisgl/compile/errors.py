@@ -1,3 +1,5 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:6626717150ae
+
 """What can go wrong between a source file and a loaded kernel."""
 
 

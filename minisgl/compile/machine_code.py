@@ -1,3 +1,5 @@
+# Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:ba708c07a3ed
+
 """Read what nvcc made of a kernel: its machine instructions, registers and spills. This needs no GPU."""
 
 import re

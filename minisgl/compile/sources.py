@@ -1,3 +1,5 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:aa6f46965a34
+
 """Where the C++ and CUDA sources are: the package's own, and this session's edits on top of them."""
 
 import hashlib

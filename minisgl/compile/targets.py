@@ -1,3 +1,5 @@
+# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:d75f0a6baaf9
+
 """The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
 
 import os

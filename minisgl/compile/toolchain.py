@@ -1,3 +1,5 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:d19d67a33c48
+
 """Which compilers this machine has. Nothing here starts a process: a cached kernel must load without one."""
 
 import hashlib

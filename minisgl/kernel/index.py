@@ -1,3 +1,5 @@
+# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:62aa9483bdfd
+
 """Embedding lookup: copy rows of a table, chosen by index."""
 
 import os

@@ -1,3 +1,5 @@
+# Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:00e64ff0d5d6
+
 """Check tensors in Python, with the words of `minisgl/tensor.h`, so that a hopeless call never reaches a compiler."""
 
 from collections.abc import Sequence

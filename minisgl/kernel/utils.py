@@ -1,3 +1,5 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:500ed594d1c8
+
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 
 import hashlib

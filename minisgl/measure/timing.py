@@ -1,3 +1,5 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:3d57a2a38a19
+
 """Time functions on the CPU so that a noisy machine is fair to all of them."""
 
 import statistics

@@ -1,3 +1,5 @@
+// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:1865f2b9de3e
+
 #pragma once
 
 #include <dlpack/dlpack.h>

@@ -1,3 +1,5 @@
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:fc4615548650
+
 #pragma once
 
 #include <cuda_runtime.h>

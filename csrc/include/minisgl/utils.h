@@ -1,3 +1,5 @@
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:326735ab3ca6
+
 #pragma once
 
 #include <dlpack/dlpack.h>

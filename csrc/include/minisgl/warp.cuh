@@ -1,3 +1,5 @@
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:46ed0d30c80d
+
 #pragma once
 
 #include <minisgl/utils.cuh>
