@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
 
 # Jupyter, IPython and Matplotlib keep files in the home folder unless told otherwise.
 HOME_OF_TOOLS := $(CURDIR)/build/home
@@ -26,6 +28,7 @@ help:
 	@echo "make clean   remove what was built in this folder (compiled kernels stay in the user's cache)"
 
 setup: $(VENV)/installed
+	@mkdir -p $(IPYTHONDIR) $(MPLCONFIGDIR)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'

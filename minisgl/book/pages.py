@@ -31,12 +31,16 @@ class Page:
         """Add a cell and what it put out."""
         if "hidden" in cell.tags or cell.kind == "raw":
             return
-        text = _code(cell) if cell.kind == "code" else rewrite_links(self.chapter.root, cell.source, self.copies)
+        text = _code(cell) if cell.kind == "code" else self.prose(cell.source)
         if text:
             self.parts.append(_fold(cell, text) if "folded" in cell.tags else text)
         for output in node.get("outputs", []):
             if shown := self.output(cell, output):
                 self.parts.append(shown)
+
+    def prose(self, text: str) -> str:
+        """Return a Markdown cell for the site: what is folded in it is Markdown there too."""
+        return rewrite_links(self.chapter.root, text, self.copies).replace("<details>", '<details markdown="1">')
 
     def output(self, cell: Cell, output: nbformat.NotebookNode) -> str:
         """Return the Markdown of one output, or nothing."""

@@ -1,4 +1,4 @@
-# Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:ba708c07a3ed
+# Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:c8967f67f14f
 
 """Read what nvcc made of a kernel: its machine instructions, registers and spills. This needs no GPU."""
 
@@ -44,9 +44,11 @@ def machine_code(name: str, unit: str, files: list[Path], arch: str) -> list[Ker
     Raises CompileError, or ToolchainError if there is no nvcc or no nvdisasm.
     """
     cubin = build(name, unit, files, cuda_target(arch, machine_code_only=True))
-    listing = subprocess.run([_find_disassembler(), "-c", cubin], capture_output=True, text=True, check=True).stdout
+    disassembly = subprocess.run([_find_disassembler(), "-c", cubin], capture_output=True, text=True, check=False)
+    if disassembly.returncode != 0:
+        raise ToolchainError(f"nvdisasm cannot read nvcc's output for {arch}: {disassembly.stderr.strip()}")
     resources = _resources(cubin.with_suffix(".log").read_text())
-    return [KernelCode(kernel, tuple(code), *resources[kernel]) for kernel, code in _functions(listing)]
+    return [KernelCode(kernel, tuple(code), *resources[kernel]) for kernel, code in _functions(disassembly.stdout)]
 
 
 def _find_disassembler() -> str:

@@ -1,4 +1,4 @@
-// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:e0da1aa50273
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:331a017f3c07
 
 #pragma once
 
@@ -6,13 +6,16 @@
 #include <minisgl/utils.h>
 #include <tvm/ffi/c_api.h>
 
+#include <concepts>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 /// The glue between Python and a C++ function. It speaks TVM-FFI's C interface, whose header compiles in no time;
-/// the C++ one would add six seconds to every kernel.
+/// the C++ one would add seconds to every kernel.
 namespace minisgl::ffi {
 
 inline const char* type_name(const TVMFFIAny& any) {
@@ -78,9 +81,15 @@ struct Argument<std::optional<T>> {
   }
 };
 
-inline void set_result(TVMFFIAny* result, int64_t value) {
-  result->type_index = kTVMFFIInt;
+inline void set_result(TVMFFIAny* result, bool value) {
+  result->type_index = kTVMFFIBool;
   result->v_int64 = value;
+}
+
+template <std::integral T>
+void set_result(TVMFFIAny* result, T value) {
+  result->type_index = kTVMFFIInt;
+  result->v_int64 = static_cast<int64_t>(value);
 }
 
 inline void set_result(TVMFFIAny* result, double value) {
@@ -117,6 +126,8 @@ int call(const char* name, R (*function)(Args...), const TVMFFIAny* args, int32_
     return raise(error.kind(), error.what());
   } catch (const std::exception& error) {
     return raise("RuntimeError", error.what());
+  } catch (...) {
+    return raise("RuntimeError", "an exception that is no std::exception");
   }
 }
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:fc4615548650
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:0dbda18ca562
 
 #pragma once
 
@@ -28,7 +28,9 @@ inline constexpr bool kHasPDL = true;
 inline constexpr bool kHasPDL = false;
 #endif
 
+/// Throw for a CUDA error, and clear it: PyTorch would find it again after its own next launch.
 inline void check_cuda(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
   require(error == cudaSuccess, "RuntimeError", what, ": ", cudaGetErrorString(error));
 }
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:326735ab3ca6
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:808e5a91c1bd
 
 #pragma once
 
@@ -12,7 +12,8 @@
 
 namespace minisgl {
 
-/// An error that arrives in Python as the exception named `kind`: "TypeError", "ValueError", "IndexError", ...
+/// An error that arrives in Python as the exception named `kind`: "RuntimeError", "ValueError", "TypeError",
+/// "IndexError", "KeyError", "AttributeError", "AssertionError" or "MemoryError". Any other name arrives as RuntimeError.
 class Error : public std::exception {
  public:
   Error(const char* kind, std::string message) : kind_(kind), message_(std::move(message)) {}

@@ -1,4 +1,4 @@
-// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:46ed0d30c80d
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:7314df4b240d
 
 #pragma once
 
@@ -54,12 +54,12 @@ __device__ __forceinline__ void copy(void* dst, const void* src, int lane) {
   uint8_t tail = 0;
 #pragma unroll
   for (int i = 0; i < kRest; ++i) values[i] = from[i * kWarpSize];
-  if (lane < kLanesOfLastRound) values[kRest] = from[kRest * kWarpSize];
-  if (lane < kTail) tail = static_cast<const uint8_t*>(src)[kBytes - kTail + lane];
+  if (kLanesOfLastRound > 0 && lane < kLanesOfLastRound) values[kRest] = from[kRest * kWarpSize];
+  if (kTail > 0 && lane < kTail) tail = static_cast<const uint8_t*>(src)[kBytes - kTail + lane];
 #pragma unroll
   for (int i = 0; i < kRest; ++i) to[i * kWarpSize] = values[i];
-  if (lane < kLanesOfLastRound) to[kRest * kWarpSize] = values[kRest];
-  if (lane < kTail) static_cast<uint8_t*>(dst)[kBytes - kTail + lane] = tail;
+  if (kLanesOfLastRound > 0 && lane < kLanesOfLastRound) to[kRest * kWarpSize] = values[kRest];
+  if (kTail > 0 && lane < kTail) static_cast<uint8_t*>(dst)[kBytes - kTail + lane] = tail;
 }
 
 /// Set `kBytes` bytes to zero with one warp. The address must be a multiple of `kVectorBytes`.
@@ -72,7 +72,7 @@ __device__ __forceinline__ void reset(void* dst, int lane) {
   const auto to = static_cast<Vector*>(dst) + lane;
   for (int64_t i = 0; i < kRounds; ++i) to[i * kWarpSize] = Vector{};
   if (lane < kVectors % kWarpSize) to[kRounds * kWarpSize] = Vector{};
-  if (lane < kTail) static_cast<uint8_t*>(dst)[kBytes - kTail + lane] = 0;
+  if (kTail > 0 && lane < kTail) static_cast<uint8_t*>(dst)[kBytes - kTail + lane] = 0;
 }
 
 /// The widest vector (16, 8, 4, 2 or 1 bytes) at which every one of `addresses_and_strides` is aligned.
