@@ -45,6 +45,7 @@ book: setup
 lab: setup
 	jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_how_this_book_works.ipynb
 
+test: export OMP_NUM_THREADS := 1 # two workers with two threads each would get in each other's way
 test: setup
 	pytest -n auto --nbmake tests notebooks
 
