@@ -51,7 +51,13 @@ def execute(chapter: Chapter, timeout: int = TIMEOUT) -> nbformat.NotebookNode:
     """Run a chapter's cells in `notebooks/` and return the notebook with its outputs."""
     notebook = nbformat.reads(chapter.normal_notebook(), as_version=4)
     folder = chapter.markdown_path.parent
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": folder}},
+        shutdown_kernel="immediate",  # a graceful end waits a second for nothing
+    )
     try:
         # A Jupyter server tells the kernel its notebook in the same way.
         client.execute(env={**os.environ, "JPY_SESSION_NAME": str(chapter.notebook_path)})
