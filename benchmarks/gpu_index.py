@@ -9,19 +9,14 @@ divided by its launches.
 
 import functools
 import json
-import platform
-import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 import torch
-import tvm_ffi
+from provenance import file_name, provenance
 
-from minisgl import __version__
-from minisgl.compile.toolchain import find_cuda_compiler
 from minisgl.kernel import indexing
 from minisgl.kernel.index import num_splits
 from minisgl.kernel.utils import load_jit, make_cpp_args
@@ -53,16 +48,20 @@ def replay_seconds(launches: list[Callable[[], object]]) -> list[float]:
     with torch.cuda.graph(graph):
         for launch in launches:
             launch()
+    return [float(f"{seconds / len(launches):.4g}") for seconds in timed(graph.replay)]
+
+
+def timed(function: Callable[[], object]) -> list[float]:
+    """Return the seconds that the GPU takes for `function`, several times over; the first three do not count."""
     samples = []
-    for i in range(REPLAYS + 3):
+    for _ in range(REPLAYS + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        graph.replay()
+        function()
         end.record()
         end.synchronize()
-        if i >= 3:
-            samples.append(float(f"{start.elapsed_time(end) / 1e3 / len(launches):.4g}"))
-    return samples
+        samples.append(start.elapsed_time(end) / 1e3)
+    return samples[3:]
 
 
 def kernel_with(splits: int, row_bytes: int, use_pdl: bool) -> Lookup:
@@ -110,10 +109,13 @@ def measure(row_bytes: int) -> list[dict[str, object]]:
 
 
 def copy_seconds_per_byte() -> list[float]:
-    """Time large device-to-device copies: the ceiling, per byte read or written."""
-    source = torch.randint(0, 255, (2**31,), dtype=torch.uint8, device="cuda")
+    """Time large device-to-device copies: the ceiling, per byte read or written.
+
+    Not in a graph: there a copy becomes a node of its own kind, which is slower than the kernel that PyTorch launches.
+    """
+    source = torch.randint(-(2**31), 2**31 - 1, (2**29,), dtype=torch.int32, device="cuda")
     target = torch.empty_like(source)
-    return [s / (2 * source.nbytes) for s in replay_seconds([lambda: target.copy_(source)] * 3)]
+    return [seconds / (2 * source.nbytes) for seconds in timed(lambda: target.copy_(source))]
 
 
 def empty_kernel_seconds(folder: Path) -> list[float]:
@@ -130,28 +132,15 @@ def empty_kernel_seconds(folder: Path) -> list[float]:
 
 def main(folder: Path, commit: str = "unknown") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    nvcc = subprocess.run([find_cuda_compiler().path, "--version"], capture_output=True, text=True, check=True).stdout
     record = {
         "kernel": "index",
-        "device": torch.cuda.get_device_name(),
-        "driver": subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0],
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
-        "versions": {
-            "minisgl": __version__,
-            "torch": torch.__version__,
-            "tvm_ffi": tvm_ffi.__version__,
-            "nvcc": nvcc.split("release ")[1].split(",")[0],
-            "python": platform.python_version(),
-        },
+        **provenance(commit),
         "method": "CUDA graph replays, buffers larger than L2, seconds per launch",
         "copy_seconds_per_byte": copy_seconds_per_byte(),
         "empty_kernel_seconds": empty_kernel_seconds(folder),
         "samples": [sample for row_bytes in ROW_BYTES for sample in measure(row_bytes)],
     }
-    name = str(record["device"]).lower().replace(" ", "-")
-    (folder / f"{name}-index.json").write_text(json.dumps(record) + "\n")
+    (folder / file_name("index")).write_text(json.dumps(record) + "\n")
     print(f"copy: {1 / median(record['copy_seconds_per_byte']) / 1e12:.2f} TB/s, ", end="")  # type: ignore[arg-type]
     print(f"empty kernel: {median(record['empty_kernel_seconds']) * 1e6:.2f} us")  # type: ignore[arg-type]
 
