@@ -18,13 +18,13 @@ SCRATCH = re.compile(r"%%c\+\+ --scratch (-a )?(\S+)\n")
 
 
 def run_until(name: str) -> dict[str, object]:
-    """Run the chapter's cells, as far as they are not exported, until one defines `name`; return what they define."""
+    """Run the chapter's Python and scratch cells until one defines `name`; return what they define."""
     os.chdir(CHAPTER.parent)
     scratch: dict[str, str] = {}
     namespace: dict[str, object] = {}
     for cell in json.loads(CHAPTER.read_text())["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or source.startswith(("#| export", "%load_ext", "%%c++ csrc", "%%c++ -a csrc")):
+        if cell["cell_type"] != "code" or source.startswith(("%load_ext", "%%c++ csrc", "%%c++ -a csrc")):
             continue
         if match := SCRATCH.match(source):
             path = f"csrc/jit/{match[2]}"
