@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from minisgl.compile import ToolchainError, build, cuda_target, host_target
+from minisgl.kernel.index import index_wrapper
 from minisgl.kernel.utils import make_unit
 
 REPEATS = 5
@@ -19,7 +20,7 @@ LOAD = """
 import time, torch, tvm_ffi
 from minisgl.kernel import index
 start = time.perf_counter()
-index._load_kernel(8192, "host")
+index.load_index_kernel(8192, 1)
 print(time.perf_counter() - start)
 """
 
@@ -29,7 +30,7 @@ def compile_seconds(arch: str | None) -> float:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["MINISGL_CACHE_DIR"] = cache
         files = [Path("jit/index.cu")]
-        unit = make_unit(files, [("indexing", "minisgl::IndexKernel<8192, 4, 128, 1, false>::run")])
+        unit = make_unit(files, [index_wrapper(8192, 4)])
         target = cuda_target(arch) if arch else host_target()
         start = time.perf_counter()
         build("index", unit, files, target)

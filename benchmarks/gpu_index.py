@@ -18,8 +18,8 @@ import torch
 from provenance import file_name, provenance
 
 from minisgl.kernel import indexing
-from minisgl.kernel.index import num_splits
-from minisgl.kernel.utils import load_jit, make_cpp_args
+from minisgl.kernel.index import load_index_kernel, num_splits
+from minisgl.kernel.utils import KernelConfig, load_jit
 
 ROWS = [1, 16, 256, 1024, 4096, 16384, 65536]
 ROW_BYTES = [256, 512, 1024, 2048, 4096, 8192, 16384]
@@ -65,9 +65,7 @@ def timed(function: Callable[[], object]) -> list[float]:
 
 
 def kernel_with(splits: int, row_bytes: int, use_pdl: bool) -> Lookup:
-    args = (row_bytes, splits, 128, 1, use_pdl)
-    wrappers = [("indexing", f"minisgl::IndexKernel<{make_cpp_args(*args)}>::run")]
-    function = load_jit("index", *args, cuda_files=["index.cu"], cuda_wrappers=wrappers, target="cuda").indexing
+    function = load_index_kernel(row_bytes, splits, KernelConfig(use_pdl=use_pdl), target="cuda")
     return lambda weights, indices, output: function(weights, indices, output, None, None)
 
 

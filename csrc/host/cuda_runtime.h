@@ -1,4 +1,4 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:e34fc8ae87ba
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:017ed2b19d21
 
 #pragma once
 
@@ -7,8 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <type_traits>
 
@@ -78,14 +76,22 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 
+/// Whether every GPU that this book compiles for accepts a launch of this shape.
+constexpr bool launchable(dim3 grid, dim3 block) {
+  const bool block_fits = block.x >= 1 && block.x <= 1024 && block.y >= 1 && block.y <= 1024 && block.z >= 1 &&
+                          block.z <= 64 && block.x * block.y * block.z <= 1024;
+  const bool grid_fits =
+      grid.x >= 1 && grid.x <= 0x7fffffff && grid.y >= 1 && grid.y <= 65535 && grid.z >= 1 && grid.z <= 65535;
+  return block_fits && grid_fits;
+}
+
 /// Run a kernel to its end: one block after the other, one thread after the other. It is inlined, so that the compiler
 /// sees which kernel it is, and takes the parameters by value, so that they can stay in registers.
 template <class... Params>
 __forceinline__ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                                std::type_identity_t<Params>... params) {
   const dim3 grid = config->gridDim, block = config->blockDim;
-  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
-  if (threads == 0 || threads > 1024 || !grid.x || !grid.y || !grid.z) return cudaErrorInvalidConfiguration;
+  if (!launchable(grid, block)) return cudaErrorInvalidConfiguration;
   const std::lock_guard lock(launch_mutex);
   gridDim = grid;
   blockDim = block;

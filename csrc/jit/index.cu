@@ -1,14 +1,14 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:6947aede1412
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:fa6316ceac56
 
 #include <minisgl/tensor.h>
 #include <minisgl/utils.h>
 #include <minisgl/utils.cuh>
 #include <minisgl/warp.cuh>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 namespace minisgl {
 
@@ -40,6 +40,7 @@ __global__ __launch_bounds__(kNumThreads,
   if (i >= num_indices) return;
 
   wait_for_previous_kernel<kUsePDL>();
+  launch_next_kernel<kUsePDL>();
   // Unsigned: a negative index becomes a huge one, and one comparison finds both ends of the range.
   const auto index = static_cast<uint64_t>(int64_t{static_cast<const Index*>(indices)[i * indices_stride]});
   const uint64_t row = index - vocab_start;
@@ -50,7 +51,6 @@ __global__ __launch_bounds__(kNumThreads,
   } else {
     warp::reset<kPartBytes, kVectorBytes>(dst, lane);
   }
-  launch_next_kernel<kUsePDL>();
 }
 
 /// Throw IndexError for the first index outside [0, num_rows). Only the CPU can look before it launches.
@@ -81,7 +81,8 @@ inline void require_apart(const TensorView& output, const TensorView& input, con
 
 template <int64_t kRowBytes, int kNumSplits, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>
 struct IndexKernel {
-  static_assert(kNumThreads % kWarpSize == 0 && kRowBytes % kNumSplits == 0);
+  static_assert(kNumThreads % kWarpSize == 0, "a block holds whole warps");
+  static_assert(kRowBytes % kNumSplits == 0, "the warps of a row copy parts of one size");
   static constexpr int64_t kPartBytes = kRowBytes / kNumSplits;
 
   static void run(TensorView weights, TensorView indices, TensorView output, std::optional<int64_t> vocab_start,
@@ -127,7 +128,8 @@ struct IndexKernel {
   static void launch(const IndexKernelParams& params, DLDevice device) {
     const auto guard = DeviceGuard(device);
     const int64_t num_blocks = div_ceil<int64_t>(params.num_indices * kNumSplits, kNumThreads / kWarpSize);
-    require(num_blocks <= INT32_MAX, "ValueError", "indices: expected at most 2^31 blocks of work, got ", num_blocks);
+    require(num_blocks <= INT32_MAX, "ValueError", "indices: expected work for fewer than 2^31 blocks, got ",
+            num_blocks);
     const int width = warp::max_vector_bytes({reinterpret_cast<intptr_t>(params.output), params.output_stride_bytes,
                                               reinterpret_cast<intptr_t>(params.weights), params.weights_stride_bytes,
                                               kNumSplits == 1 ? 0 : kPartBytes});

@@ -1,10 +1,12 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:62600fbeec14
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:b80134e1ea35
 
 """From a piece of C++ to a loaded module: hash it, build it if nobody has yet, load it."""
 
 import hashlib
+import re
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import tvm_ffi
@@ -15,29 +17,32 @@ from minisgl.compile.cache import get_or_build
 from minisgl.compile.errors import CompileError
 from minisgl.compile.targets import Target
 
-_failures: dict[str, CompileError] = {}
+_failures: dict[tuple[str, int], str] = {}
 _failures_lock = threading.Lock()
 
 
-def build(name: str, unit: str, files: list[Path], target: Target) -> Path:
-    """Compile the C++ text `unit` for `target` and return the path of the shared library.
+def build(name: str, unit: str, files: Sequence[str | Path], target: Target) -> Path:
+    """Compile the C++ text `unit` for `target` and return the path of the result, usually a shared library.
 
     `files` are the sources that `unit` includes, relative to `csrc/` or absolute, headers apart. What is hashed is
-    contents, never dates: all headers, `files`, `unit`, the flags, the compiler and the version of TVM-FFI. On a hit
-    no process is started. Raises CompileError with the compiler's output. A failure is remembered: the same text
-    fails again at once.
+    contents, not dates: all headers, `files`, `unit`, the flags and the version of TVM-FFI; of the compiler it is path,
+    size and date. On a hit no process is started. Raises CompileError with the compiler's output. A failure is
+    remembered: the same text fails again at once.
     """
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise ValueError(f"build: name: expected letters, digits and . _ + -, got {name!r}")
     contents = sources.digest(sources.headers() | {str(file): sources.find_source(file) for file in files})
     recipe = [contents, unit, target.name, *target.flags, target.compiler.identity, tvm_ffi.__version__]
     key = f"{name}-{target.name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:24]}"
+    attempt = (key, sources.generation())  # an edit that only moves lines changes those in the message
     with _failures_lock:
-        if key in _failures:
-            raise CompileError(*_failures[key].args)
+        if attempt in _failures:
+            raise CompileError(_failures[attempt])
     try:
         return get_or_build(key, lambda folder: _compile(folder, name, unit, target)) / f"{name}.so"
     except CompileError as error:
         with _failures_lock:
-            _failures[key] = error
+            _failures[attempt] = str(error)
         raise
 
 
@@ -47,7 +52,7 @@ def load(library: Path) -> tvm_ffi.Module:
 
 
 def _compile(folder: Path, name: str, unit: str, target: Target) -> None:
-    source = folder / (f"{name}.cpp" if target.name == "host" else f"{name}.cu")
+    source = folder / f"{name}{target.suffix}"
     source.write_text(unit)
     roots = sources.csrc_roots()
     include = [root / "include" for root in roots] + roots
@@ -59,5 +64,12 @@ def _compile(folder: Path, name: str, unit: str, target: Target) -> None:
         command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False
     )
     if result.returncode != 0:
-        raise CompileError(result.stderr.strip() or result.stdout.strip())
+        raise CompileError(_without_unit(result.stderr.strip() or result.stdout.strip(), source))
     (folder / f"{name}.log").write_text(result.stdout + result.stderr)
+
+
+def _without_unit(message: str, source: Path) -> str:
+    """Leave the generated unit out of the compiler's list of who included whom: nobody wrote it."""
+    unit = re.escape(str(source))
+    message = re.sub(rf",\n\s+from {unit}:\d+:\n", ":\n", message)
+    return re.sub(rf"^In file included from {unit}:\d+:\n", "", message, flags=re.MULTILINE)

@@ -1,18 +1,18 @@
-# Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:c8967f67f14f
+# Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:2478c7c83c6d
 
 """Read what nvcc made of a kernel: its machine instructions, registers and spills. This needs no GPU."""
 
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from minisgl.compile.build import build
 from minisgl.compile.errors import ToolchainError
 from minisgl.compile.targets import cuda_target
-from minisgl.compile.toolchain import pypi_toolkit
+from minisgl.compile.toolchain import find_cuda_compiler, pypi_toolkit
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class KernelCode:
         return [i for i, text in enumerate(self.instructions) if re.match(rf"(@!?U?P\w+ )?{re.escape(opcode)}", text)]
 
 
-def machine_code(name: str, unit: str, files: list[Path], arch: str) -> list[KernelCode]:
+def machine_code(name: str, unit: str, files: Sequence[str | Path], arch: str) -> list[KernelCode]:
     """Compile `unit` as `build` does, for `arch` such as `"sm_90"`, and return its kernels.
 
     Raises CompileError, or ToolchainError if there is no nvcc or no nvdisasm.
@@ -52,11 +52,14 @@ def machine_code(name: str, unit: str, files: list[Path], arch: str) -> list[Ker
 
 
 def _find_disassembler() -> str:
-    if found := shutil.which("nvdisasm"):
-        return found
+    beside_nvcc = find_cuda_compiler().path.resolve().with_name("nvdisasm")
+    if beside_nvcc.is_file():
+        return str(beside_nvcc)
     toolkit = pypi_toolkit()
     if toolkit and (toolkit / "bin" / "nvdisasm").is_file():
         return str(toolkit / "bin" / "nvdisasm")
+    if found := shutil.which("nvdisasm"):
+        return found
     raise ToolchainError('No disassembler found: pip install "minisgl[nvcc]" brings nvdisasm.')
 
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:aa6f46965a34
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:3237cae17dec
 
 """Where the C++ and CUDA sources are: the package's own, and this session's edits on top of them."""
 
@@ -65,7 +65,9 @@ def find_source(path: str | Path) -> Path:
     for file in candidates:
         if file.is_file():
             return file
-    raise FileNotFoundError(f"{path}: no such source; looked in {', '.join(str(file) for file in candidates)}")
+    raise FileNotFoundError(
+        f"find_source: {path}: no such source; looked in {', '.join(str(file) for file in candidates)}"
+    )
 
 
 def headers() -> dict[str, Path]:

@@ -1,4 +1,4 @@
-# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:d75f0a6baaf9
+# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:d4ec33693ce7
 
 """The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
 
@@ -16,22 +16,30 @@ _SANITIZERS = ("address", "undefined")
 
 @dataclass(frozen=True)
 class Target:
-    """A machine to compile for: the compiler, its flags, and the suffix that makes it treat a file as a kernel."""
+    """A machine to compile for.
+
+    Attributes:
+        name: `"host"`, or `"cuda-"` and the architecture.
+        compiler: the compiler driver.
+        flags: what it is called with, apart from files and folders.
+        suffix: of the file that is compiled; it tells the compiler the language.
+        linker: the prefix that hands an option on to the linker, or None if nothing is linked.
+    """
 
     name: str
     compiler: Compiler
     flags: tuple[str, ...]
+    suffix: str
+    linker: str | None
 
     def command(self, source: Path, output: Path, include: list[Path], libraries: list[Path]) -> list[str]:
-        """Return the one command that turns `source` into the shared library `output`."""
-        includes = [f"-I{folder}" for folder in include]
-        links = [str(library) for library in libraries]
-        linker = "-Wl," if self.name == "host" else "-Xlinker="
-        links += [f"{linker}-rpath,{library.parent}" for library in libraries]
-        compiler = self.compiler
-        if "-shared" not in self.flags:
-            return [str(compiler.path), *self.flags, *includes, str(source), "-o", str(output)]
-        return [str(compiler.path), *self.flags, *includes, str(source), "-o", str(output), *links, *compiler.flags]
+        """Return the one command that turns `source` into `output`."""
+        command = [str(self.compiler.path), *self.flags, *(f"-I{folder}" for folder in include), str(source)]
+        if self.linker:
+            command += map(str, libraries)
+            command += [f"{self.linker}-rpath,{library.parent}" for library in libraries]
+            command += self.compiler.flags
+        return [*command, "-o", str(output)]
 
 
 def host_target() -> Target:
@@ -41,9 +49,11 @@ def host_target() -> Target:
     flags += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fmax-errors=3"]
     if sanitizer := os.environ.get("MINISGL_SANITIZE"):
         if sanitizer not in _SANITIZERS:
-            raise ValueError(f"MINISGL_SANITIZE: expected one of {', '.join(_SANITIZERS)}, got {sanitizer!r}")
+            raise ValueError(
+                f"host_target: MINISGL_SANITIZE: expected one of {', '.join(_SANITIZERS)}, got {sanitizer!r}"
+            )
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-    return Target("host", find_host_compiler(), tuple(flags))
+    return Target("host", find_host_compiler(), tuple(flags), ".cpp", "-Wl,")
 
 
 def cuda_target(arch: str | None = None, *, machine_code_only: bool = False) -> Target:
@@ -55,19 +65,22 @@ def cuda_target(arch: str | None = None, *, machine_code_only: bool = False) -> 
     number = arch.removeprefix("sm_")
     digits = number.rstrip("af")  # sm_90a: the features of that chip alone
     if not arch.startswith("sm_") or not digits.isdigit():
-        raise ValueError(f"arch: expected an architecture such as 'sm_90', got {arch!r}")
+        raise ValueError(f"cuda_target: arch: expected an architecture such as 'sm_90', got {arch!r}")
     flags = ["-std=c++20", "-O3", "-lineinfo", "--expt-relaxed-constexpr"]
     flags += ["-cubin", "-Xptxas=-v"] if machine_code_only else ["-shared", "-cudart=shared"]
     flags += [f"-gencode=arch=compute_{number},code=sm_{number}", f"-DMINISGL_CUDA_ARCH={digits}0"]
     flags += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas"]
-    return Target(f"cuda-{arch}", find_cuda_compiler(), tuple(flags))
+    return Target(f"cuda-{arch}", find_cuda_compiler(), tuple(flags), ".cu", None if machine_code_only else "-Xlinker=")
 
 
-def cuda_arch() -> str:
-    """Return `MINISGL_CUDA_ARCH` if set (`"sm_90"` or `"9.0"`), else the current GPU's. Raises ToolchainError."""
+def cuda_arch(device: torch.device | None = None) -> str:
+    """Return `MINISGL_CUDA_ARCH` if set (`"sm_90"` or `"9.0"`), else that of `device`, by default the current GPU.
+
+    Raises ToolchainError if there is no GPU.
+    """
     if configured := os.environ.get("MINISGL_CUDA_ARCH"):
         return configured if configured.startswith("sm_") else f"sm_{configured.replace('.', '')}"
     if not torch.cuda.is_available():
         raise ToolchainError("No GPU to compile for: set MINISGL_CUDA_ARCH, for example to sm_90.")
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"

@@ -1,18 +1,21 @@
-# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:62aa9483bdfd
+# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:bb4f85992e5f
 
 """Embedding lookup: copy rows of a table, chosen by index."""
 
+import operator
 import os
 
 import torch
 import tvm_ffi
 
 from minisgl.compile import sources
+from minisgl.compile.targets import cuda_arch
 from minisgl.kernel.tensor import require_match, require_tensor
 from minisgl.kernel.utils import KernelConfig, TargetName, load_jit, make_cpp_args
 
 _CONFIG = KernelConfig()
 _INDEX_DTYPES = (torch.int32, torch.int64)
+_INT64_MAX = 2**63 - 1
 _kernels: dict[tuple[object, ...], tvm_ffi.Function] = {}
 
 
@@ -28,8 +31,8 @@ def indexing(
     Args:
         weights: `[V, D]`, any dtype. Rows may lie apart (any stride in dimension 0) and are contiguous inside.
         indices: `[L]` int32 or int64, on the device of `weights`, any stride.
-        output: `[L, D]`, the dtype and device of `weights`, contiguous inside a row, in memory of its own; allocated
-            if None.
+        output: `[L, D]`, the dtype and device of `weights`, contiguous inside a row, in memory of its own, without
+            gradient; allocated if None.
         vocab_range: `(start, length)`: `weights` holds rows `start` to `start + length` of a larger vocabulary in its
             first `length` rows, and an index outside gives a row of zeros (vocabulary-parallel embedding).
 
@@ -48,17 +51,18 @@ def indexing(
     require_tensor("indexing", "weights", weights)
     require_tensor("indexing", "indices", indices)
     if output is not None:
-        require_tensor("indexing", "output", output)
+        _require_output(output)
     start, length = _check_range(vocab_range)
-    target: TargetName = "cuda" if weights.is_cuda else "host"
-    key = (weights.shape[-1:], weights.dtype, target, weights.device, sources.generation())
+    debug = weights.is_cuda and start is None and os.environ.get("MINISGL_DEBUG") == "1"
+    key = (weights.shape[-1:], weights.dtype, weights.device, sources.generation())
     kernel = _kernels.get(key)
-    if kernel is None or weights.dim() != 2 or indices.dim() != 1:
+    if kernel is None or debug or weights.dim() != 2 or indices.dim() != 1:
         _require_fit(weights, indices, output)
-        kernel = _kernels[key] = _load_kernel(weights.shape[1] * weights.itemsize, target)
+        kernel = kernel or _load_kernel(weights.shape[1] * weights.itemsize, weights.device)
+        _kernels[key] = kernel
     if output is None:
         output = torch.empty((indices.shape[0], weights.shape[1]), dtype=weights.dtype, device=weights.device)
-    if start is None and target == "cuda" and os.environ.get("MINISGL_DEBUG") == "1":
+    if debug:
         _require_in_range(indices, weights.shape[0])
     kernel(weights, indices, output, start, length)
     return output
@@ -74,12 +78,24 @@ def _require_fit(weights: torch.Tensor, indices: torch.Tensor, output: torch.Ten
         require_match("indexing", "output", output, shape, dtypes=dtypes, device=weights.device, contiguous_dims=1)
 
 
+def _require_output(output: object) -> None:
+    if require_tensor("indexing", "output", output).requires_grad:
+        raise ValueError("indexing: output: expected a tensor that requires no gradient, got one that does")
+
+
 def _check_range(vocab_range: tuple[int, int] | None) -> tuple[int, int] | tuple[None, None]:
     if vocab_range is None:
         return None, None
-    if not (isinstance(vocab_range, tuple) and len(vocab_range) == 2 and all(type(v) is int for v in vocab_range)):
-        raise TypeError(f"indexing: vocab_range: expected None or two ints (start, length), got {vocab_range!r}")
-    return vocab_range
+    wrong = f"indexing: vocab_range: expected None or two ints (start, length), got {vocab_range!r}"
+    if not isinstance(vocab_range, tuple) or len(vocab_range) != 2 or bool in map(type, vocab_range):
+        raise TypeError(wrong)
+    try:
+        start, length = map(operator.index, vocab_range)
+    except TypeError:
+        raise TypeError(wrong) from None
+    if not (0 <= start <= _INT64_MAX and 0 <= length <= _INT64_MAX):
+        raise ValueError(f"indexing: vocab_range: expected start >= 0 and length >= 0, got ({start}, {length})")
+    return start, length
 
 
 def _require_in_range(indices: torch.Tensor, num_rows: int) -> None:
@@ -100,9 +116,31 @@ def num_splits(row_bytes: int) -> int:
     return 1
 
 
-def _load_kernel(row_bytes: int, target: TargetName) -> tvm_ffi.Function:
-    splits = num_splits(row_bytes) if target == "cuda" else 1  # the CPU runs one warp after the other anyway
-    args = (row_bytes, splits, *_CONFIG.template_args)
-    function = f"minisgl::IndexKernel<{make_cpp_args(*args)}>::run"
-    module = load_jit("index", *args, cuda_files=["index.cu"], cuda_wrappers=[("indexing", function)], target=target)
+def load_index_kernel(
+    row_bytes: int,
+    splits: int,
+    config: KernelConfig = _CONFIG,
+    *,
+    target: TargetName = "host",
+    arch: str | None = None,
+) -> tvm_ffi.Function:
+    """Compile or find the kernel for rows of `row_bytes` bytes with `splits` warps each, and load it.
+
+    The function takes `(weights, indices, output, start, length)`; the last two are None without a `vocab_range`.
+    The errors are those of `load_jit`.
+    """
+    wrapper = index_wrapper(row_bytes, splits, config)
+    args = (row_bytes, splits, *config.template_args)
+    module = load_jit("index", *args, cuda_files=["index.cu"], cuda_wrappers=[wrapper], target=target, arch=arch)
     return module.indexing
+
+
+def index_wrapper(row_bytes: int, splits: int, config: KernelConfig = _CONFIG) -> tuple[str, str]:
+    """Return the exported name and the C++ function behind it for one list of template arguments."""
+    return "indexing", f"minisgl::IndexKernel<{make_cpp_args(row_bytes, splits, *config.template_args)}>::run"
+
+
+def _load_kernel(row_bytes: int, device: torch.device) -> tvm_ffi.Function:
+    if device.type == "cpu":
+        return load_index_kernel(row_bytes, splits=1)  # the CPU runs one warp after the other anyway
+    return load_index_kernel(row_bytes, num_splits(row_bytes), target="cuda", arch=cuda_arch(device))

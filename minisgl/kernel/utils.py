@@ -1,8 +1,9 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:500ed594d1c8
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:a00d5cb74216
 
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ class KernelConfig:
 
     Args:
         num_threads: threads per block, a multiple of 32 up to 1024.
-        max_occupancy: blocks that should fit on one multiprocessor at once (`__launch_bounds__`'s second argument).
+        max_occupancy: at least so many blocks should fit on one multiprocessor at once. The name is Mini-SGLang's;
+            CUDA means a minimum by it (`__launch_bounds__`'s second argument).
         use_pdl: programmatic dependent launch, from sm_90 on; ignored on older chips and on the CPU.
     """
 
@@ -47,7 +49,7 @@ class KernelConfig:
 def make_cpp_args(*args: int | float | bool) -> str:
     """Spell Python numbers as a C++ template argument list: `make_cpp_args(128, True)` is `"128, true"`.
 
-    Raises TypeError for anything but bool, int and float.
+    Raises TypeError for anything but bool, int and float, and ValueError for a float that is not finite.
     """
     return ", ".join(_cpp_literal(arg) for arg in args)
 
@@ -55,8 +57,12 @@ def make_cpp_args(*args: int | float | bool) -> str:
 def _cpp_literal(value: int | float | bool) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"make_cpp_args: expected finite numbers, got {value}")
+        return repr(float(value))
     raise TypeError(f"make_cpp_args: expected bool, int or float, got {type(value).__name__} {value!r}")
 
 
@@ -77,7 +83,8 @@ def load_jit(
         cuda_wrappers: pairs of an exported name and the C++ function behind it, such as
             `("indexing", "IndexKernel<8192, 4, 128, 1, false>::run")`.
         target: `"cuda"` or `"host"` (the CPU); by default `"cuda"` where PyTorch sees a GPU.
-        arch: the GPU architecture, such as `"sm_90"`; by default `MINISGL_CUDA_ARCH` or the current GPU's.
+        arch: the GPU architecture, such as `"sm_90"`; by default `MINISGL_CUDA_ARCH`, else that of PyTorch's
+            current GPU, whatever device the tensors will be on.
 
     Returns:
         A module with one attribute per exported name. Its functions take tensors, numbers and None.
@@ -106,6 +113,8 @@ def load_aot(
     """
     files = [Path("src", file) for file in (*cpp_files, *cuda_files)]
     if not cuda_files:
+        if target == "cuda":
+            raise ValueError("load_aot: cuda_files: expected at least one for target 'cuda', got none")
         target = "host"
     return load(build(name, make_unit(files, ()), files, _target(target, arch)))
 
@@ -127,7 +136,7 @@ def _library_name(name: str, args: Sequence[int | float | bool | str]) -> str:
 
 def _target(name: TargetName | None, arch: str | None) -> Target:
     if name not in (None, "host", "cuda"):
-        raise ValueError(f"target: expected 'host' or 'cuda', got {name!r}")
+        raise ValueError(f"load_jit: target: expected 'host' or 'cuda', got {name!r}")
     if name == "host" or (name is None and arch is None and not torch.cuda.is_available()):
         return host_target()
     return cuda_target(arch)

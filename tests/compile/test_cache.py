@@ -30,10 +30,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def compiler_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a compiler in front of g++ that writes a line per call, after waiting `MINISGL_TEST_DELAY` seconds."""
+    """Put a compiler in front of g++ that logs its calls and waits until `MINISGL_TEST_ASKING` processes have asked."""
     log, wrapper = tmp_path / "calls", tmp_path / "logging-g++"
     log.touch()
-    wrapper.write_text(f'#!/bin/sh\necho call >> {log}\nsleep "${{MINISGL_TEST_DELAY:-0}}"\nexec g++ "$@"\n')
+    asking = f"$(ls {tmp_path}/asking-* 2>/dev/null | wc -l)"
+    wait = f'while [ "{asking}" -lt "${{MINISGL_TEST_ASKING:-0}}" ]; do sleep 0.05; done'
+    wrapper.write_text(f'#!/bin/sh\necho call >> {log}\n{wait}\nexec g++ "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("CXX", str(wrapper))
     return log
@@ -73,14 +75,15 @@ def test_other_text_is_another_library() -> None:
     assert load(build_answer(2)).answer() == 2
 
 
-def test_eight_processes_compile_once(compiler_log: Path) -> None:
-    processes = [start(BUILD_AND_CALL, MINISGL_TEST_DELAY="2") for _ in range(8)]
+def test_eight_processes_compile_once(compiler_log: Path, tmp_path: Path) -> None:
+    asking = [f"import pathlib; pathlib.Path({str(tmp_path)!r}, 'asking-{i}').touch()" for i in range(8)]
+    processes = [start(f"{ask}\n{BUILD_AND_CALL}", MINISGL_TEST_ASKING="8") for ask in asking]
     assert [process.wait() for process in processes] == [0] * 8
     assert calls(compiler_log) == 1
 
 
 def test_a_killed_build_leaves_nothing_to_trip_over(compiler_log: Path, own_cache: Path) -> None:
-    process = start(BUILD_AND_CALL, MINISGL_TEST_DELAY="60")
+    process = start(BUILD_AND_CALL, MINISGL_TEST_ASKING="1")
     deadline = time.monotonic() + 60
     while not calls(compiler_log) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,19 +60,44 @@ def test_the_compilers_message_is_the_error(source: Path) -> None:
     source.write_text(ADD.replace("kAmount;\n", "kAmuont;\n"))
     with pytest.raises(CompileError) as caught:
         load_jit("add", cuda_files=[source], cuda_wrappers=[("add", "test::add<1>")], target="host")
+    assert str(caught.value).startswith(f"{source}: In function")
     assert f"{source}:8:" in str(caught.value)
     assert "kAmuont" in str(caught.value)
 
 
+def test_the_generated_unit_is_not_in_the_message(source: Path, tmp_path: Path) -> None:
+    header = tmp_path / "broken.h"
+    header.write_text("int x = no_such_name;\n")
+    source.write_text(f'#include "{header}"\n')
+    with pytest.raises(CompileError) as caught:
+        load_jit("add", cuda_files=[source], cuda_wrappers=[], target="host")
+    assert str(caught.value).startswith(f"In file included from {source}:1:\n{header}:1:9: error:")
+    assert ".building" not in str(caught.value)
+
+
+def test_aot_for_a_gpu_needs_cuda_files(source: Path) -> None:
+    with pytest.raises(ValueError, match="load_aot: cuda_files: expected at least one for target 'cuda', got none"):
+        load_aot("add", cpp_files=[source], target="cuda")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "a b", ""])
+def test_a_name_becomes_a_file_name(name: str, source: Path) -> None:
+    with pytest.raises(ValueError, match="build: name: expected letters, digits and"):
+        load_jit(name, cuda_files=[source], cuda_wrappers=[], target="host")
+
+
 def test_a_wrong_target(source: Path) -> None:
-    with pytest.raises(ValueError, match="target: expected 'host' or 'cuda', got 'tpu'"):
+    with pytest.raises(ValueError, match="load_jit: target: expected 'host' or 'cuda', got 'tpu'"):
         load_jit("add", cuda_files=[source], cuda_wrappers=[], target="tpu")  # type: ignore[arg-type]
 
 
 def test_make_cpp_args() -> None:
     assert make_cpp_args(8192, True, False, 1.5) == "8192, true, false, 1.5"
+    assert make_cpp_args(np.float64(0.5)) == "0.5"
     with pytest.raises(TypeError, match="make_cpp_args: expected bool, int or float, got str 'x'"):
         make_cpp_args("x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="make_cpp_args: expected finite numbers, got inf"):
+        make_cpp_args(float("inf"))
 
 
 @pytest.mark.parametrize("threads", [0, 48, 2048, -32])

@@ -6,8 +6,8 @@ import pytest
 
 from minisgl.compile import build, cuda_target, host_target, sources
 from minisgl.compile.machine_code import KernelCode, machine_code
-from minisgl.kernel.index import num_splits
-from minisgl.kernel.utils import make_cpp_args, make_unit
+from minisgl.kernel.index import index_wrapper, num_splits
+from minisgl.kernel.utils import KernelConfig, make_unit
 
 ARCHS = ["sm_80", "sm_90", "sm_100"]
 HEADERS = sorted(name for name in sources.headers() if name.startswith("include/"))
@@ -15,8 +15,7 @@ HEADERS = sorted(name for name in sources.headers() if name.startswith("include/
 
 def index_kernels(row_bytes: int, arch: str, *, use_pdl: bool = False) -> list[KernelCode]:
     files = [Path("jit/index.cu")]
-    args = make_cpp_args(row_bytes, num_splits(row_bytes), 128, 1, use_pdl)
-    unit = make_unit(files, [("indexing", f"minisgl::IndexKernel<{args}>::run")])
+    unit = make_unit(files, [index_wrapper(row_bytes, num_splits(row_bytes), KernelConfig(use_pdl=use_pdl))])
     return machine_code("index", unit, files, arch)
 
 
@@ -35,7 +34,7 @@ def test_each_header_compiles_alone(header: str, target: str) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_library_links_for_every_arch(arch: str) -> None:
     files = [Path("jit/index.cu")]
-    unit = make_unit(files, [("indexing", "minisgl::IndexKernel<8192, 4, 128, 1, false>::run")])
+    unit = make_unit(files, [index_wrapper(8192, 4)])
     assert build("index", unit, files, cuda_target(arch)).read_bytes().startswith(b"\x7fELF")
 
 

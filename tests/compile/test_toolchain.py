@@ -99,11 +99,13 @@ def test_no_gpu_and_no_arch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("arch", ["hopper", "sm_", "90", "sm_9x"])
 def test_a_wrong_arch(arch: str) -> None:
-    with pytest.raises(ValueError, match=f"arch: expected an architecture such as 'sm_90', got '{arch}'"):
+    with pytest.raises(ValueError, match=f"cuda_target: arch: expected an architecture such as 'sm_90', got '{arch}'"):
         targets.cuda_target(arch)
 
 
 def test_a_wrong_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINISGL_SANITIZE", "memory")
-    with pytest.raises(ValueError, match="MINISGL_SANITIZE: expected one of address, undefined, got 'memory'"):
+    with pytest.raises(
+        ValueError, match="host_target: MINISGL_SANITIZE: expected one of address, undefined, got 'memory'"
+    ):
         targets.host_target()

@@ -3,7 +3,9 @@
 import itertools
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -62,7 +64,13 @@ def expected_bits(weights: torch.Tensor, indices: torch.Tensor, vocab_range: tup
 @pytest.mark.parametrize("dim", [1, 3, 7, 64, 100, 288, 576, 4096, 5120])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equals_torch(dtype: torch.dtype, dim: int, device: str) -> None:
-    weights = random_table(V, dim, dtype, device)
+    for offset in (0, 16 // dtype.itemsize + 1):  # aligned as the row size allows, and at an odd address
+        check_equals_torch(dtype, dim, device, offset)
+
+
+def check_equals_torch(dtype: torch.dtype, dim: int, device: str, offset: int) -> None:
+    weights = random_table(V, dim, dtype, device, offset)
+    assert (weights.data_ptr() % 16 == 0) == (offset == 0)
     for size, index_dtype, vocab_range in itertools.product([0, 1, 5, 1000], [torch.int32, torch.int64], VOCAB_RANGES):
         low, high = (0, V) if vocab_range is None else (-3, vocab_range[0] + vocab_range[1] + 3)
         indices = torch.randint(low, high, (size,), device=device).to(index_dtype)
@@ -70,7 +78,7 @@ def test_equals_torch(dtype: torch.dtype, dim: int, device: str) -> None:
         fresh = indexing(weights, indices, vocab_range=vocab_range)
         assert fresh.dtype == dtype
         assert torch.equal(bits(fresh), expected)
-        given_output = random_table(size, dim, dtype, device)
+        given_output = random_table(size, dim, dtype, device, offset)
         assert indexing(weights, indices, output=given_output, vocab_range=vocab_range) is given_output
         assert torch.equal(bits(given_output), expected)
 
@@ -130,15 +138,13 @@ def test_any_layout(
 
 
 @pytest.mark.parametrize("splits", [1, 2, 4])
-def test_rows_split_over_warps(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_split_over_warps(splits: int) -> None:
     """The CPU never splits rows by itself, a GPU does: run the split kernel here too."""
     weights = random_table(V, 4096, torch.float16, offset=8)
-    function = f"minisgl::IndexKernel<8192, {splits}, 128, 1, false>::run"
-    wrappers = [("indexing", function)]
-    module = index.load_jit("index", 8192, splits, cuda_files=["index.cu"], cuda_wrappers=wrappers, target="host")
+    kernel = index.load_index_kernel(8192, splits)
     indices = torch.randint(0, V, (37,))
     output = torch.empty(37, 4096, dtype=torch.float16)
-    module.indexing(weights, indices, output, None, None)
+    kernel(weights, indices, output, None, None)
     assert torch.equal(bits(output), expected_bits(weights, indices, None))
 
 
@@ -266,13 +272,29 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "vocab_range: negative start": (
         lambda: indexing(W, IDS, vocab_range=(-1, 4)),
         ValueError,
-        "indexing: vocab_range: expected start >= 0 and 0 <= length <= V=4, got (-1, 4)",
+        "indexing: vocab_range: expected start >= 0 and length >= 0, got (-1, 4)",
+    ),
+    "vocab_range: beyond 64 bits": (
+        lambda: indexing(W, IDS, vocab_range=(2**63, 1)),
+        ValueError,
+        "indexing: vocab_range: expected start >= 0 and length >= 0, got (9223372036854775808, 1)",
+    ),
+    "vocab_range: a bool": (
+        lambda: indexing(W, IDS, vocab_range=(False, 4)),
+        TypeError,
+        "indexing: vocab_range: expected None or two ints (start, length), got (False, 4)",
+    ),
+    "output: requires a gradient": (
+        lambda: indexing(W, IDS, output=table(2, 3).requires_grad_()),
+        ValueError,
+        "indexing: output: expected a tensor that requires no gradient, got one that does",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD_CALLS)
-def test_bad_input(name: str) -> None:
+def test_bad_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_kernels", {})
     call, error, message = BAD_CALLS[name]
     for _ in range(2):  # before and after the kernel is loaded
         with pytest.raises(error) as caught:
@@ -311,6 +333,31 @@ def test_debug_mode_names_the_first_bad_index() -> None:
     index._require_in_range(torch.tensor([0, 3]), 4)
 
 
+def test_numpy_ints_are_ints() -> None:
+    result = indexing(W, IDS, vocab_range=(np.int64(0), np.int32(4)))  # type: ignore[arg-type]
+    assert torch.equal(result, W[IDS])
+
+
+def test_each_gpu_gets_code_of_its_own_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MINISGL_CUDA_ARCH", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8 + device.index, 0))
+    asked = []
+    monkeypatch.setattr(index, "load_index_kernel", lambda *_, target, arch: asked.append((target, arch)))
+    for number in (0, 1):
+        index._load_kernel(512, torch.device("cuda", number))
+    assert asked == [("cuda", "sm_80"), ("cuda", "sm_90")]
+
+
+def test_threads_may_share_a_kernel() -> None:
+    """The CPU target keeps threadIdx in plain variables: launches of one library must take turns."""
+    weights, ids = random_table(V, 72, torch.float32), torch.randint(0, V, (500,))
+    expected = expected_bits(weights, ids, None)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: indexing(weights, ids), range(200)))
+    assert all(torch.equal(bits(result), expected) for result in results)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here; the same source is tested on the CPU")
 class TestOnGpu:
@@ -322,6 +369,28 @@ class TestOnGpu:
         monkeypatch.setenv("MINISGL_DEBUG", "1")
         with pytest.raises(IndexError):
             indexing(W.cuda(), torch.tensor([0, 4]).cuda())
+
+    def test_debug_mode_checks_the_arguments_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        indexing(W.cuda(), IDS.cuda())
+        monkeypatch.setenv("MINISGL_DEBUG", "1")
+        with pytest.raises(TypeError):
+            indexing(W.cuda(), IDS.cuda().float())
+
+    def test_another_stream(self) -> None:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            weights = torch.ones(4096, 4096, device="cuda")
+            for _ in range(50):
+                weights = weights + 1  # the lookup must wait for all of these
+            result = indexing(weights, torch.arange(10, device="cuda"))
+        stream.synchronize()
+        assert result.eq(51).all()
+
+    @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU here, or none")
+    def test_a_second_gpu(self) -> None:
+        result = indexing(W.to("cuda:1"), IDS.to("cuda:1"))
+        assert torch.cuda.current_device() == 0
+        assert torch.equal(result.cpu(), W[IDS])
 
     def test_devices_must_agree(self) -> None:
         with pytest.raises(ValueError, match="indexing: indices: expected"):

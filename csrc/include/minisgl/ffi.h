@@ -1,4 +1,4 @@
-// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:331a017f3c07
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:df12d59fb491
 
 #pragma once
 
@@ -7,6 +7,7 @@
 #include <tvm/ffi/c_api.h>
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <optional>
@@ -116,7 +117,8 @@ void invoke(R (*function)(Args...), const TVMFFIAny* args, int32_t num_args, TVM
 template <class... Args, class R>
 int call(const char* name, R (*function)(Args...), const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) {
   const auto raise = [name](const char* kind, const char* what) {
-    TVMFFIErrorSetRaisedFromCStr(kind, (std::string(name) + ": " + what).c_str());
+    const char* parts[] = {name, ": ", what};
+    TVMFFIErrorSetRaisedFromCStrParts(kind, parts, 3);
     return -1;
   };
   try {

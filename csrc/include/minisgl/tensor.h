@@ -1,4 +1,4 @@
-// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:1865f2b9de3e
+// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:ae6663ba85f5
 
 #pragma once
 
@@ -10,7 +10,6 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
-#include <utility>
 
 namespace minisgl {
 

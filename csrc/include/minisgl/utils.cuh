@@ -1,4 +1,4 @@
-// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:0dbda18ca562
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:30f9be3de0e1
 
 #pragma once
 
@@ -39,14 +39,18 @@ class DeviceGuard {
  public:
   explicit DeviceGuard(DLDevice device) {
     check_cuda(cudaGetDevice(&previous_), "cudaGetDevice");
-    if (previous_ != device.device_id) check_cuda(cudaSetDevice(device.device_id), "cudaSetDevice");
+    changed_ = previous_ != device.device_id;
+    if (changed_) check_cuda(cudaSetDevice(device.device_id), "cudaSetDevice");
   }
-  ~DeviceGuard() { cudaSetDevice(previous_); }
+  ~DeviceGuard() {
+    if (changed_) static_cast<void>(cudaSetDevice(previous_));
+  }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
   int previous_ = 0;
+  bool changed_ = false;
 };
 
 /// The stream that PyTorch is using on `device`: TVM-FFI passes it on with every call.
@@ -96,7 +100,8 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
-/// With PDL, allow the next kernel in the stream to start; its own wait still covers this kernel's writes.
+/// With PDL, allow the next kernel in the stream to start as soon as every block has said so or ended. It may be called
+/// early: the next kernel's own wait still covers all writes of this one.
 template <bool kUsePDL>
 __device__ __forceinline__ void launch_next_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -1,4 +1,4 @@
-// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:808e5a91c1bd
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:37270cd0de60
 
 #pragma once
 
@@ -28,19 +28,6 @@ class Error : public std::exception {
 inline std::string to_string(const char* text) { return text; }
 inline std::string to_string(std::string text) { return text; }
 inline std::string to_string(int64_t value) { return std::to_string(value); }
-
-/// Throw an Error of `kind` whose message is the concatenation of `parts`.
-template <class... Parts>
-[[noreturn]] void fail(const char* kind, const Parts&... parts) {
-  throw Error(kind, (to_string(parts) + ...));
-}
-
-/// Throw unless `condition` holds. The message is put together only when it is needed.
-template <class... Parts>
-void require(bool condition, const char* kind, const Parts&... parts) {
-  if (!condition) [[unlikely]]
-    fail(kind, parts...);
-}
 
 /// The quotient of two non-negative integers, rounded up.
 template <class T>
@@ -81,11 +68,24 @@ inline std::string to_string(DLDevice device) {
   return device.device_type == kDLCPU ? "cpu" : to_string(device.device_type) + ":" + std::to_string(device.device_id);
 }
 
+/// Throw an Error of `kind` whose message is the concatenation of `parts`.
+template <class... Parts>
+[[noreturn]] void fail(const char* kind, const Parts&... parts) {
+  throw Error(kind, (to_string(parts) + ...));
+}
+
+/// Throw unless `condition` holds. The message is put together only when it is needed.
+template <class... Parts>
+void require(bool condition, const char* kind, const Parts&... parts) {
+  if (!condition) [[unlikely]]
+    fail(kind, parts...);
+}
+
 namespace pointer {
 
 /// `base` moved by a number of bytes.
 template <class T>
-constexpr T* offset(T* base, int64_t bytes) {
+T* offset(T* base, int64_t bytes) {
   return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(bytes));
 }
 
