@@ -21,7 +21,7 @@ def main() -> None:
         sys.exit('minisgl: the command line needs the book\'s tools: pip install "minisgl[book]"')
     try:
         app()
-    except BookError as error:
+    except (BookError, OSError) as error:
         sys.exit(f"minisgl: {error}")
 
 

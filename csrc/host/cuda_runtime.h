@@ -1,9 +1,11 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:017ed2b19d21
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:02906c090fbf
 
 #pragma once
 
 // NVIDIA's <cuda_runtime.h>, as far as the kernels of this book need it, for the machine that runs this process. The
 // include path puts this file in front of NVIDIA's, so that a kernel source is compiled unchanged.
+
+#include <pthread.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -41,6 +43,10 @@ struct alignas(16) uint4 {
 inline uint3 threadIdx{}, blockIdx{};
 inline dim3 blockDim{}, gridDim{};
 inline std::mutex launch_mutex;
+
+// A child process that is forked during a launch would inherit a locked mutex and wait for ever.
+inline const int fork_handlers =
+    pthread_atfork([] { launch_mutex.lock(); }, [] { launch_mutex.unlock(); }, [] { launch_mutex.unlock(); });
 inline constexpr int warpSize = 32;
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };

@@ -1,4 +1,4 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:fa6316ceac56
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:765aea5fd6f0
 
 #include <minisgl/tensor.h>
 #include <minisgl/utils.h>
@@ -101,8 +101,9 @@ struct IndexKernel {
     require_apart(output, weights, "weights");
     require_apart(output, indices, "indices");
     const int64_t start = vocab_start.value_or(0), length = vocab_length.value_or(V.value());
-    require(start >= 0 && 0 <= length && length <= V.value(), "ValueError", "vocab_range: expected start >= 0 and ",
-            "0 <= length <= V=", V.value(), ", got (", start, ", ", length, ")");
+    require(start >= 0 && 0 <= length && length <= V.value() && start <= INT64_MAX - length, "ValueError",
+            "vocab_range: expected start >= 0 and ", "0 <= length <= V=", V.value(), ", got (", start, ", ", length,
+            ")");
     const bool is_int32 = index_dtype.value().bits == 32;
     if (kDeviceType == kDLCPU && !vocab_start) {
       is_int32 ? require_in_range<int32_t>(indices, V.value()) : require_in_range<int64_t>(indices, V.value());

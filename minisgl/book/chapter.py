@@ -16,6 +16,8 @@ from minisgl.book.errors import BookError
 from minisgl.book.files import read_text
 
 _NAME = re.compile(r"\d\d_\w+")
+_KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}  # as JupyterLab writes
+_CONFLICT = re.compile(r"^(<{7}|>{7}) .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,16 @@ def stems(root: Path) -> list[str]:
     return sorted({file.stem for file in files if _NAME.fullmatch(file.stem)})
 
 
+def strangers(root: Path) -> list[str]:
+    """Return a line for each file in `notebooks/` that looks like a chapter and has no chapter's name."""
+    files = sorted(file for suffix in (".md", ".ipynb") for file in (root / "notebooks").glob(f"*{suffix}"))
+    return [
+        f"notebooks/{file.name}: expected a name such as 05_index{file.suffix}; rename it or keep it elsewhere"
+        for file in files
+        if not _NAME.fullmatch(file.stem)
+    ]
+
+
 def select(root: Path, names: list[str]) -> list[str]:
     """Return the chapters that `names` stand for: `05`, `05_index` or a path; all of them if there is no name."""
     known = stems(root)
@@ -110,11 +122,14 @@ def parse(root: Path, stem: str, text: str) -> Chapter:
     if (language := notebook.metadata.get("kernelspec", {}).get("language")) != "python":
         # Without it Jupytext takes the language of most cells, which may be C++, for the notebook's own.
         raise BookError(f"notebooks/{stem}.md: expected a header with a Python kernelspec, got {language or 'none'}")
+    notebook.metadata.kernelspec = nbformat.NotebookNode(_KERNELSPEC)
+    if marker := _CONFLICT.search(text):
+        raise BookError(f"notebooks/{stem}.md: a merge conflict is not resolved: {marker[0]!r}")
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for index, cell in enumerate(notebook.cells):
         cell.id = f"{stem}-{index:02d}"
         cell.metadata = nbformat.NotebookNode({key: cell.metadata[key] for key in ("tags",) if key in cell.metadata})
-    lines = _first_lines(text.splitlines(), notebook.cells)
+    lines = _first_lines(text.split("\n"), notebook.cells)
     cells = tuple(
         Cell(cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ())), cell.id, line)
         for cell, line in zip(notebook.cells, lines, strict=True)

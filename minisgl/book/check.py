@@ -5,7 +5,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from minisgl.book import formatting
-from minisgl.book.chapter import Chapter, differences, read, read_notebook, read_raw_notebook, stems
+from minisgl.book.chapter import Chapter, differences, read, read_notebook, read_raw_notebook, stems, strangers
 from minisgl.book.errors import BookError
 from minisgl.book.export import body_and_owners, exported_cells, parse_exported
 from minisgl.book.files import exportable_files, read_text
@@ -13,7 +13,7 @@ from minisgl.book.files import exportable_files, read_text
 
 def check(root: Path) -> tuple[list[str], str]:
     """Return one line per finding, and a summary for when there is none."""
-    findings: list[str] = []
+    findings = strangers(root)
     owners: dict[str, str] = {}
     names = stems(root)
     for stem in names:
@@ -46,8 +46,9 @@ def _pair(chapter: Chapter) -> Iterator[str]:
         return
     raw = read_raw_notebook(root, stem)
     run = [i for i, cell in enumerate(raw.cells) if cell.get("outputs") or cell.get("execution_count") is not None]
-    for index in run:
-        yield f"{name}.ipynb: cell {index} has outputs or an execution count, expected none: {fix}"
+    if run:
+        cells = ", ".join(map(str, run[:5])) + (", ..." if len(run) > 5 else "")
+        yield f"{name}.ipynb: outputs or execution counts in {len(run)} cells ({cells}), expected none: {fix}"
     disagreements = differences(chapter, read_notebook(root, stem))
     for difference in disagreements:
         yield f'{name}.ipynb: {difference}: run "minisgl book export {stem} --from md" or "--from ipynb"'

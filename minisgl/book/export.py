@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from minisgl.book import directives, formatting
-from minisgl.book.chapter import Chapter, differences, read, read_markdown, read_notebook, select, stems
+from minisgl.book.chapter import Chapter, differences, read, read_markdown, read_notebook, select, stems, strangers
 from minisgl.book.errors import BookError
 from minisgl.book.files import exportable_files, read_text, write_text
 
@@ -46,7 +46,8 @@ class Plan:
 
     def apply(self) -> list[str]:
         """Write and remove the files; return a line for each."""
-        for path, text in self.writes.items():
+        # Chapters first: interrupted here, an exported file is still seen as edited by hand, and nothing is lost.
+        for path, text in sorted(self.writes.items(), key=lambda write: write[0].suffix not in (".md", ".ipynb")):
             write_text(path, text)
         for path in self.removals:
             path.unlink()
@@ -60,6 +61,8 @@ def export(root: Path, names: list[str], side: str | None = None, force: bool = 
     `side` (`md` or `ipynb`) says which half wins where a pair disagrees; `force` overwrites hand-edited files.
     Raises BookError, with nothing written, if a chapter or a file needs a person.
     """
+    if found := strangers(root):
+        raise BookError("\n".join(found))
     chapters = [load(root, stem, side) for stem in select(root, names)]
     return plan(root, chapters, force=force, everything=not names).apply()
 

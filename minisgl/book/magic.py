@@ -38,6 +38,10 @@ class CppMagic:
             directive = directives.parse_magic(line)
             root = sources.repository_root()
             chapter = _owner(root, directive) if root else None
+            if directive.scratch and sources.is_shipped(directive.path):
+                raise BookError(
+                    f"%%c++ --scratch: expected a name that no file of the package has, got {directive.path}"
+                )
         except BookError as error:
             raise UsageError(str(error)) from None
         cells = disk_cells(chapter, directive) if chapter else []
@@ -47,7 +51,10 @@ class CppMagic:
         if directive.scratch:
             # A scratch file is what has run; the chapter only tells where its lines are.
             slots = sorted((slot for slot in slots if slot.run), key=lambda slot: _scratch_order(session, slot))
-        sources.set_overlay(directive.path, "".join(self._part(slot, chapter, directive) for slot in slots))
+        try:
+            sources.set_overlay(directive.path, "".join(self._part(slot, chapter, directive) for slot in slots))
+        except (OSError, UnicodeError) as error:
+            raise UsageError(f"%%c++: {directive.path}: the cell could not be kept: {error}") from None
 
     def _part(self, slot: Slot, chapter: Chapter | None, directive: Directive) -> str:
         line = slot.disk.line if slot.disk else 1
@@ -63,7 +70,7 @@ class CppMagic:
         key = (name, line, text)
         if key not in self.copies:
             file = Path(self.folder.name, f"cell-{len(self.copies)}", name)
-            file.parent.mkdir(parents=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("\n" * (line - 1) + text + "\n")
             self.copies[key] = file
         return self.copies[key]

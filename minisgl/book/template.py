@@ -11,7 +11,7 @@ _HEADER = """\
 ---
 jupyter:
   kernelspec:
-    display_name: Python 3
+    display_name: Python 3 (ipykernel)
     language: python
     name: python3
 ---

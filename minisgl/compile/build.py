@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:b80134e1ea35
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:6c74f316120d
 
 """From a piece of C++ to a loaded module: hash it, build it if nobody has yet, load it."""
 
@@ -31,7 +31,7 @@ def build(name: str, unit: str, files: Sequence[str | Path], target: Target) -> 
     """
     if not re.fullmatch(r"[\w.+-]+", name):
         raise ValueError(f"build: name: expected letters, digits and . _ + -, got {name!r}")
-    contents = sources.digest(sources.headers() | {str(file): sources.find_source(file) for file in files})
+    contents = sources.digest(sources.headers() | sources.sources_of(files))
     recipe = [contents, unit, target.name, *target.flags, target.compiler.identity, tvm_ffi.__version__]
     key = f"{name}-{target.name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:24]}"
     attempt = (key, sources.generation())  # an edit that only moves lines changes those in the message
@@ -39,7 +39,7 @@ def build(name: str, unit: str, files: Sequence[str | Path], target: Target) -> 
         if attempt in _failures:
             raise CompileError(_failures[attempt])
     try:
-        return get_or_build(key, lambda folder: _compile(folder, name, unit, target)) / f"{name}.so"
+        return get_or_build(key, f"{name}.so", lambda folder: _compile(folder, name, unit, target))
     except CompileError as error:
         with _failures_lock:
             _failures[attempt] = str(error)
@@ -59,12 +59,15 @@ def _compile(folder: Path, name: str, unit: str, target: Target) -> None:
     if target.name == "host":
         include = [root / "host" for root in roots] + include  # shadows NVIDIA's cuda_runtime.h
     include += [Path(path) for path in libinfo.include_paths()]
-    command = target.command(source, folder / f"{name}.so", include, [Path(libinfo.find_libtvm_ffi())])
+    output = folder / f"{name}.so"
+    command = target.command(source, output, include, [Path(libinfo.find_libtvm_ffi())])
     result = subprocess.run(
         command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False
     )
-    if result.returncode != 0:
-        raise CompileError(_without_unit(result.stderr.strip() or result.stdout.strip(), source))
+    if result.returncode != 0 or not output.is_file():
+        message = result.stderr.strip() or result.stdout.strip()
+        silent = f"{command[0]} ended with exit code {result.returncode} and no message (negative: a signal)"
+        raise CompileError(_without_unit(message, source) or silent)
     (folder / f"{name}.log").write_text(result.stdout + result.stderr)
 
 

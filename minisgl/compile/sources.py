@@ -1,12 +1,13 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:3237cae17dec
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:d5f522971a64
 
 """Where the C++ and CUDA sources are: the package's own, and this session's edits on top of them."""
 
 import hashlib
-import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+_HEADERS = (".h", ".hpp", ".cuh")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _session: tempfile.TemporaryDirectory[str] | None = None
 _generation = 0
@@ -59,6 +60,11 @@ def generation() -> int:
     return _generation
 
 
+def is_shipped(path: str) -> bool:
+    """Whether the package has a file `path`, such as `csrc/jit/index.cu`, whatever this session's edits are."""
+    return (csrc_roots()[-1].parent / path).is_file()
+
+
 def find_source(path: str | Path) -> Path:
     """Return the file that `path` (relative to `csrc/`, or absolute) stands for. Raises FileNotFoundError."""
     candidates = [root / path for root in csrc_roots()]
@@ -74,11 +80,17 @@ def headers() -> dict[str, Path]:
     """Return every header that a kernel can include, by its path below `csrc/`, edits of this session first."""
     found: dict[str, Path] = {}
     for root in csrc_roots():
-        for folder in ("include", "host"):
-            for directory, _, names in os.walk(root / folder):
-                for name in names:
-                    file = Path(directory, name)
-                    found.setdefault(file.relative_to(root).as_posix(), file)
+        for file in root.rglob("*"):
+            if file.suffix in _HEADERS:
+                found.setdefault(file.relative_to(root).as_posix(), file)
+    return dict(sorted(found.items()))
+
+
+def sources_of(files: Sequence[str | Path]) -> dict[str, Path]:
+    """Return `files` (relative to `csrc/`, or absolute), and the headers that lie beside the absolute ones."""
+    found = {str(file): find_source(file) for file in files}
+    for folder in {file.parent for file in map(Path, files) if file.is_absolute()}:
+        found |= {str(file): file for file in folder.iterdir() if file.suffix in _HEADERS}
     return dict(sorted(found.items()))
 
 
@@ -91,7 +103,9 @@ def digest(files: dict[str, Path]) -> str:
     hasher = hashlib.sha256()
     for name, file in files.items():
         hasher.update(f"\0{name}\0".encode())
+        continued = False  # a blank line ends the line before it if that ends in a backslash
         for line in file.read_bytes().splitlines():
-            if line.strip() and not line.startswith((b"#line ", b"// Exported from ")):
+            if continued or (line.strip() and not line.startswith((b"#line ", b"// Exported from "))):
                 hasher.update(line + b"\n")
+            continued = line.endswith(b"\\")
     return hasher.hexdigest()

@@ -1,4 +1,4 @@
-# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:d4ec33693ce7
+# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:73cae442098f
 
 """The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
 
@@ -46,11 +46,17 @@ def host_target() -> Target:
     """Compile kernels for the CPU. `MINISGL_SANITIZE=address` or `undefined` adds that sanitizer's checks."""
     # -fno-strict-aliasing: CUDA code reads any tensor through vector types, and nvcc allows it.
     flags = ["-std=c++20", "-O3", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
+    flags += ["-Wl,-z,defs"]  # a missing function is a linker's message here, not the end of the process later
     flags += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fmax-errors=3"]
     if sanitizer := os.environ.get("MINISGL_SANITIZE"):
         if sanitizer not in _SANITIZERS:
             raise ValueError(
                 f"host_target: MINISGL_SANITIZE: expected one of {', '.join(_SANITIZERS)}, got {sanitizer!r}"
+            )
+        if sanitizer == "address" and "libasan" not in Path("/proc/self/maps").read_text():
+            raise ToolchainError(
+                "MINISGL_SANITIZE=address: its library must be loaded before Python: start with "
+                'LD_PRELOAD="$(g++ -print-file-name=libasan.so)"'
             )
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     return Target("host", find_host_compiler(), tuple(flags), ".cpp", "-Wl,")
@@ -64,7 +70,7 @@ def cuda_target(arch: str | None = None, *, machine_code_only: bool = False) -> 
     arch = arch or cuda_arch()
     number = arch.removeprefix("sm_")
     digits = number.rstrip("af")  # sm_90a: the features of that chip alone
-    if not arch.startswith("sm_") or not digits.isdigit():
+    if not arch.startswith("sm_") or not (digits.isascii() and digits.isdecimal()):
         raise ValueError(f"cuda_target: arch: expected an architecture such as 'sm_90', got {arch!r}")
     flags = ["-std=c++20", "-O3", "-lineinfo", "--expt-relaxed-constexpr"]
     flags += ["-cubin", "-Xptxas=-v"] if machine_code_only else ["-shared", "-cudart=shared"]

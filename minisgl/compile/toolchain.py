@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:d19d67a33c48
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:9fad20421c4e
 
 """Which compilers this machine has. Nothing here starts a process: a cached kernel must load without one."""
 
@@ -46,7 +46,7 @@ def find_cuda_compiler() -> Compiler:
     """Return nvcc: from `CUDA_HOME` if set, else on PATH, else the PyPI toolkit. Raises ToolchainError."""
     if home := os.environ.get("CUDA_HOME"):
         nvcc = Path(home, "bin", "nvcc")
-        if not os.access(nvcc, os.X_OK):
+        if not (nvcc.is_file() and os.access(nvcc, os.X_OK)):
             raise ToolchainError(
                 f"CUDA_HOME is {home!r}, which holds no bin/nvcc; unset it or point it at a CUDA toolkit."
             )
@@ -94,5 +94,5 @@ def _with_runtime(nvcc: Path) -> Compiler:
     def link(folder: Path) -> None:
         (folder / "libcudart.so").symlink_to(runtime[0])
 
-    stub = get_or_build(f"cudart-{hashlib.sha256(bytes(runtime[0])).hexdigest()[:24]}", link)
-    return Compiler(nvcc, (f"-L{stub}", f"-L{lib}", f"-Xlinker=-rpath,{lib}"))
+    stub = get_or_build(f"cudart-{hashlib.sha256(bytes(runtime[0])).hexdigest()[:24]}", "libcudart.so", link)
+    return Compiler(nvcc, (f"-L{stub.parent}", f"-L{lib}", f"-Xlinker=-rpath,{lib}"))

@@ -1,4 +1,4 @@
-# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:bb4f85992e5f
+# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:d9c51662b794
 
 """Embedding lookup: copy rows of a table, chosen by index."""
 
@@ -57,7 +57,7 @@ def indexing(
     key = (weights.shape[-1:], weights.dtype, weights.device, sources.generation())
     kernel = _kernels.get(key)
     if kernel is None or debug or weights.dim() != 2 or indices.dim() != 1:
-        _require_fit(weights, indices, output)
+        _require_fit(weights, indices, output, length)
         kernel = kernel or _load_kernel(weights.shape[1] * weights.itemsize, weights.device)
         _kernels[key] = kernel
     if output is None:
@@ -65,10 +65,12 @@ def indexing(
     if debug:
         _require_in_range(indices, weights.shape[0])
     kernel(weights, indices, output, start, length)
+    if torch.is_grad_enabled():
+        torch.autograd.graph.increment_version(output)  # or autograd would not notice that saved values are gone
     return output
 
 
-def _require_fit(weights: torch.Tensor, indices: torch.Tensor, output: torch.Tensor | None) -> None:
+def _require_fit(weights: torch.Tensor, indices: torch.Tensor, output: torch.Tensor | None, length: int | None) -> None:
     """Refuse in Python what the kernel would refuse, so that a hopeless call does not wait for a compiler."""
     require_match("indexing", "weights", weights, ("V", "D"), contiguous_dims=1)
     require_match("indexing", "indices", indices, ("L",), dtypes=_INDEX_DTYPES, device=weights.device)
@@ -76,6 +78,10 @@ def _require_fit(weights: torch.Tensor, indices: torch.Tensor, output: torch.Ten
         shape = (("L", indices.shape[0]), ("D", weights.shape[1]))
         dtypes = (weights.dtype,)
         require_match("indexing", "output", output, shape, dtypes=dtypes, device=weights.device, contiguous_dims=1)
+    if length is not None and length > weights.shape[0]:
+        raise ValueError(f"indexing: vocab_range: expected length <= V={weights.shape[0]}, got {length}")
+    if weights.shape[1] * weights.itemsize > _INT64_MAX:
+        raise ValueError(f"indexing: weights: expected rows of fewer than 2^63 bytes, got D={weights.shape[1]}")
 
 
 def _require_output(output: object) -> None:
@@ -93,8 +99,10 @@ def _check_range(vocab_range: tuple[int, int] | None) -> tuple[int, int] | tuple
         start, length = map(operator.index, vocab_range)
     except TypeError:
         raise TypeError(wrong) from None
-    if not (0 <= start <= _INT64_MAX and 0 <= length <= _INT64_MAX):
-        raise ValueError(f"indexing: vocab_range: expected start >= 0 and length >= 0, got ({start}, {length})")
+    if start < 0 or length < 0 or start + length > _INT64_MAX:
+        raise ValueError(
+            f"indexing: vocab_range: expected start >= 0, length >= 0 and an end below 2^63, got ({start}, {length})"
+        )
     return start, length
 
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:00e64ff0d5d6
+# Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:e84dc091493a
 
 """Check tensors in Python, with the words of `minisgl/tensor.h`, so that a hopeless call never reaches a compiler."""
 
@@ -12,13 +12,18 @@ _DEVICES = ("cpu", "cuda")
 def require_tensor(function: str, argument: str, value: object) -> torch.Tensor:
     """Return `value` if a kernel can read it: a dense tensor with memory of its own kind, on the CPU or a GPU.
 
-    Raises TypeError if it is no tensor, ValueError if it is sparse, on another device, or a lazy view (conjugate,
-    negative) whose memory holds other values than it shows.
+    Raises TypeError if it is no tensor or quantised, ValueError if it is sparse, nested, on another device, or a lazy
+    view (conjugate, negative) whose memory holds other values than it shows.
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{function}: {argument}: expected a torch.Tensor, got {type(value).__name__}")
-    if value.layout is not torch.strided:
-        raise ValueError(f"{function}: {argument}: expected a dense tensor, got layout {value.layout}")
+    if value.layout is not torch.strided or value.is_nested:
+        raise ValueError(
+            f"{function}: {argument}: expected a dense tensor, got "
+            + ("a nested one" if value.is_nested else f"layout {value.layout}")
+        )
+    if value.is_quantized:
+        raise TypeError(f"{function}: {argument}: expected plain numbers, got the quantised dtype {value.dtype}")
     if value.device.type not in _DEVICES:
         raise ValueError(f"{function}: {argument}: expected a tensor on {' or '.join(_DEVICES)}, got {value.device}")
     if value.is_conj() or value.is_neg():

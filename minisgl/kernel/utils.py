@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:a00d5cb74216
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:27b822b70915
 
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 
@@ -33,6 +33,9 @@ class KernelConfig:
     use_pdl: bool = False
 
     def __post_init__(self) -> None:
+        for name, kind in (("num_threads", int), ("max_occupancy", int), ("use_pdl", bool)):
+            if type(value := getattr(self, name)) is not kind:
+                raise TypeError(f"KernelConfig: {name}: expected {kind.__name__}, got {value!r}")
         if self.num_threads % 32 or not 32 <= self.num_threads <= 1024:
             raise ValueError(
                 f"KernelConfig: num_threads: expected a multiple of 32 from 32 to 1024, got {self.num_threads}"
@@ -94,7 +97,7 @@ def load_jit(
         ToolchainError: there is no compiler, or no GPU to compile for; the message says what to install.
         FileNotFoundError: one of `cuda_files` does not exist.
     """
-    files = [Path("jit", file) for file in cuda_files]
+    files = _below("jit", "load_jit", "cuda_files", cuda_files)
     return load(build(_library_name(name, args), make_unit(files, cuda_wrappers), files, _target(target, arch)))
 
 
@@ -111,7 +114,7 @@ def load_aot(
     `cpp_files` and `cuda_files` are relative to `csrc/src/`, or absolute. A library of `cpp_files` alone is compiled
     by the C++ compiler. The other arguments and the errors are those of `load_jit`.
     """
-    files = [Path("src", file) for file in (*cpp_files, *cuda_files)]
+    files = _below("src", "load_aot", "cpp_files", cpp_files) + _below("src", "load_aot", "cuda_files", cuda_files)
     if not cuda_files:
         if target == "cuda":
             raise ValueError("load_aot: cuda_files: expected at least one for target 'cuda', got none")
@@ -125,6 +128,12 @@ def make_unit(files: Sequence[Path], wrappers: Sequence[tuple[str, str]]) -> str
     lines += ["#include <minisgl/ffi.h>"]
     lines += [f"MINISGL_EXPORT({export}, {function});" for export, function in wrappers]
     return "\n".join(lines) + "\n"
+
+
+def _below(folder: str, function: str, argument: str, files: Sequence[str | Path]) -> list[Path]:
+    if isinstance(files, str):
+        raise TypeError(f"{function}: {argument}: expected a list of files, got the str {files!r}")
+    return [Path(folder, file) for file in files]
 
 
 def _library_name(name: str, args: Sequence[int | float | bool | str]) -> str:

@@ -10,7 +10,7 @@ HEADER = """\
 ---
 jupyter:
   kernelspec:
-    display_name: Python 3
+    display_name: Python 3 (ipykernel)
     language: python
     name: python3
 ---

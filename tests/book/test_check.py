@@ -82,13 +82,13 @@ def test_outputs(book):
     stream = {"output_type": "stream", "name": "stdout", "text": ["x"]}
     edit_notebook(book, lambda cells: cells[1].update(outputs=[stream]))
     (line,) = findings(book)
-    assert line.startswith("notebooks/06_store.ipynb: cell 1 has outputs or an execution count")
+    assert line.startswith("notebooks/06_store.ipynb: outputs or execution counts in 1 cells (1), expected none: run")
 
 
 def test_execution_count(book):
     edit_notebook(book, lambda cells: cells[1].update(execution_count=3))
     (line,) = findings(book)
-    assert line.startswith("notebooks/06_store.ipynb: cell 1 has outputs or an execution count")
+    assert line.startswith("notebooks/06_store.ipynb: outputs or execution counts in 1 cells (1), expected none: run")
 
 
 def test_cell_ids(book):
@@ -209,3 +209,15 @@ def test_good_directives():
     assert parse_directive("%%c++ csrc/jit/a.cu -a") == Directive("c++", "csrc/jit/a.cu", append=True)
     assert parse_directive("x = 1") is None
     assert parse_directive("%%time\nx = 1") is None
+
+
+def test_a_name_that_is_no_chapters(book):
+    book.write("notebooks/Untitled.md", "# Mine\n")
+    (line,) = findings(book)
+    assert line.startswith("notebooks/Untitled.md: expected a name such as 05_index.md")
+
+
+def test_merge_conflict(book):
+    text = book.read("notebooks/05_index.md").replace("The kernel.", "<<<<<<< HEAD\nThe kernel.\n>>>>>>> theirs")
+    book.write("notebooks/05_index.md", text)
+    assert "notebooks/05_index.md: a merge conflict is not resolved: '<<<<<<< HEAD'" in findings(book)

@@ -229,3 +229,32 @@ def test_a_syntax_error_names_the_cell(raw_book):
 def test_an_unknown_chapter_is_refused(book):
     with pytest.raises(BookError, match=r"expected a chapter \(05_index, 06_store\), got 09"):
         export(book.root, ["09"])
+
+
+def test_a_renamed_chapter_does_not_lose_its_files(book):
+    for suffix in (".md", ".ipynb"):
+        (book.root / f"notebooks/05_index{suffix}").rename(book.root / f"notebooks/05 index{suffix}")
+    with pytest.raises(BookError, match=r"notebooks/05 index.md: expected a name such as 05_index.md"):
+        export(book.root, [])
+    assert (book.root / "csrc/jit/index.cu").is_file()
+
+
+def test_a_kernelspec_that_a_frontend_renamed_is_put_back(book):
+    before = book.read("notebooks/05_index.md")
+    book.replace("notebooks/05_index.md", "Python 3 (ipykernel)", "Python 3.13")
+    export(book.root, [], side="md")
+    assert book.read("notebooks/05_index.md") == before
+
+
+def test_an_interrupted_export_has_written_the_chapter_first(book, monkeypatch):
+    book.replace("notebooks/05_index.md", "return n;", "return n + 1;")
+    written = []
+
+    def write_one(path, text):
+        written.append(path.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minisgl.book.export.write_text", write_one)
+    with pytest.raises(KeyboardInterrupt):
+        export(book.root, [], side="md")
+    assert written == ["05_index.ipynb"]

@@ -204,3 +204,27 @@ def test_figures_are_the_same_bytes_twice(session):
     assert first.startswith("<?xml") or "<svg" in first
     assert first == format_svg(figure)
     assert "<dc:date>" not in first
+
+
+def test_scratch_does_not_replace_a_file_of_the_package(session, capsys):
+    session.shell.run_cell("%%c++ --scratch index.cu\nint x;\n")
+    assert "expected a name that no file of the package has, got csrc/jit/index.cu" in capsys.readouterr().err
+    assert "csrc/jit/index.cu" not in session.overlays
+
+
+def test_a_stray_notebook_is_in_nobodys_way(book, session):
+    book.write("notebooks/Untitled.ipynb", "{}")
+    session.run("--scratch mine.cu", "int x;")
+    assert "int x;" in session.text("csrc/jit/mine.cu")
+
+
+def test_a_cell_that_cannot_be_kept_spoils_no_other(session, capsys):
+    session.shell.run_cell(f"%%c++ --scratch {'n' * 300}.cu\nint x;\n")
+    assert "the cell could not be kept" in capsys.readouterr().err
+    session.run("--scratch mine.cu", "int x;")
+
+
+def test_jupytext_is_configured_where_jupyterlab_is_started():
+    root = Path(__file__).parents[2]
+    assert "--notebook-dir=notebooks" in (root / "Makefile").read_text()
+    assert 'formats = "ipynb,md"' in (root / "notebooks" / "jupytext.toml").read_text()

@@ -1,6 +1,7 @@
 """The build cache: keyed by contents, built once, never left half-built."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,52 @@ def test_a_killed_build_leaves_nothing_to_trip_over(compiler_log: Path, own_cach
     assert list(own_cache.glob("*.building")), "the build was not caught half-way"
     assert load(build_answer()).answer() == 42
     assert not list(own_cache.glob("*.building"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "a file in place of the folder"])
+def test_a_damaged_entry_is_built_again(damage: str) -> None:
+    library = build_answer()
+    library.unlink()
+    if damage == "empty":
+        library.touch()
+    elif damage != "missing":
+        shutil.rmtree(library.parent)
+        library.parent.touch()
+    assert load(build_answer()).answer() == 42
+
+
+def test_a_compiler_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, code in (("true", 0), ("false", 1)):
+        monkeypatch.setenv("CXX", name)
+        with pytest.raises(CompileError, match=f"{name} ended with exit code {code} and no message"):
+            build_answer()
+
+
+def test_a_function_without_a_body_is_a_compile_error() -> None:
+    with pytest.raises(CompileError, match="undefined reference to `missing"):
+        build(
+            "undefined",
+            UNIT.replace("inline", "int64_t missing(); inline") % 0 + "int64_t x = missing();",
+            [],
+            host_target(),
+        )
+
+
+def test_a_header_beside_an_absolute_source_is_hashed(tmp_path: Path) -> None:
+    source, header = tmp_path / "a.cu", tmp_path / "a.cuh"
+    source.write_text('#include "a.cuh"\ninline long answer() { return kAnswer; }\n')
+    unit = f"#include <{source}>\n#include <minisgl/ffi.h>\nMINISGL_EXPORT(answer, answer);\n"
+    for value in (1, 2):
+        header.write_text(f"inline constexpr int kAnswer = {value};\n")
+        assert load(build("beside", unit, [source], host_target())).answer() == value
+
+
+def test_a_blank_line_after_a_backslash_counts(tmp_path: Path) -> None:
+    file = tmp_path / "x.h"
+    file.write_text("// a path C:\\\n\nint x;\n")
+    before = sources.digest({"x": file})
+    file.write_text("// a path C:\\\nint x;\n")
+    assert sources.digest({"x": file}) != before
 
 
 def test_a_failure_is_remembered(compiler_log: Path) -> None:

@@ -106,6 +106,17 @@ def test_kernel_config_refuses_thread_counts(threads: int) -> None:
         KernelConfig(num_threads=threads)
 
 
+@pytest.mark.parametrize("wrong", [{"num_threads": 128.0}, {"max_occupancy": True}, {"use_pdl": 1}])
+def test_kernel_config_refuses_other_types(wrong: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match=f"KernelConfig: {next(iter(wrong))}: expected"):
+        KernelConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_one_file_is_still_a_list(source: Path) -> None:
+    with pytest.raises(TypeError, match="load_jit: cuda_files: expected a list of files, got the str"):
+        load_jit("add", cuda_files=str(source), cuda_wrappers=[])
+
+
 def test_kernel_config_refuses_no_occupancy() -> None:
     with pytest.raises(ValueError, match="max_occupancy: expected at least 1, got 0"):
         KernelConfig(max_occupancy=0)

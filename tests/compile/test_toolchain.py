@@ -103,6 +103,12 @@ def test_a_wrong_arch(arch: str) -> None:
         targets.cuda_target(arch)
 
 
+def test_the_address_sanitizer_needs_a_preload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINISGL_SANITIZE", "address")
+    with pytest.raises(ToolchainError, match="MINISGL_SANITIZE=address: its library must be loaded before Python"):
+        targets.host_target()
+
+
 def test_a_wrong_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINISGL_SANITIZE", "memory")
     with pytest.raises(

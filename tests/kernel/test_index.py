@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -167,6 +169,12 @@ def table(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.ones(shape, dtype=dtype)
 
 
+def freed() -> torch.Tensor:
+    tensor = table(4, 3)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 IDS = torch.tensor([1, 0])
 W = table(4, 3)
 W_AND_OUTPUT = table(6, 3)
@@ -267,17 +275,32 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "vocab_range: longer than weights": (
         lambda: indexing(W, IDS, vocab_range=(2, 5)),
         ValueError,
-        "indexing: vocab_range: expected start >= 0 and 0 <= length <= V=4, got (2, 5)",
+        "indexing: vocab_range: expected length <= V=4, got 5",
     ),
     "vocab_range: negative start": (
         lambda: indexing(W, IDS, vocab_range=(-1, 4)),
         ValueError,
-        "indexing: vocab_range: expected start >= 0 and length >= 0, got (-1, 4)",
+        "indexing: vocab_range: expected start >= 0, length >= 0 and an end below 2^63, got (-1, 4)",
     ),
     "vocab_range: beyond 64 bits": (
         lambda: indexing(W, IDS, vocab_range=(2**63, 1)),
         ValueError,
-        "indexing: vocab_range: expected start >= 0 and length >= 0, got (9223372036854775808, 1)",
+        "indexing: vocab_range: expected start >= 0, length >= 0 and an end below 2^63, got (9223372036854775808, 1)",
+    ),
+    "weights: quantised": (
+        lambda: indexing(torch.quantize_per_tensor(W, 1.0, 0, torch.qint8), IDS),
+        TypeError,
+        "indexing: weights: expected plain numbers, got the quantised dtype torch.qint8",
+    ),
+    "weights: nested": (
+        lambda: indexing(torch.nested.nested_tensor([W, W]), IDS),
+        ValueError,
+        "indexing: weights: expected a dense tensor, got a nested one",
+    ),
+    "weights: memory was freed": (
+        lambda: indexing(freed(), IDS),
+        ValueError,
+        "indexing: weights: expected a tensor with memory, got one without (freed, fake or a wrapper)",
     ),
     "vocab_range: a bool": (
         lambda: indexing(W, IDS, vocab_range=(False, 4)),
@@ -304,6 +327,38 @@ def test_bad_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         indexing(W, IDS)
         assert W.eq(1).all()
         assert W_AND_OUTPUT.eq(1).all()
+
+
+def test_autograd_notices_an_output_that_it_saved() -> None:
+    x, output = table(2, 3).requires_grad_(), table(2, 3)
+    loss = (x * output).sum()
+    indexing(W, IDS, output=output)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_child_forked_during_a_launch_can_launch() -> None:
+    code = """
+import os, threading, torch
+from minisgl.kernel import indexing
+weights, ids = torch.ones(2000, 4096), torch.randint(0, 2000, (20000,))
+output, small = torch.empty(20000, 4096), (torch.ones(4, 4096), torch.tensor([0]))
+indexing(*small)
+stop = threading.Event()
+def launch():
+    while not stop.is_set():
+        indexing(weights, ids, output=output)
+thread = threading.Thread(target=launch)
+thread.start()
+for _ in range(5):
+    if (child := os.fork()) == 0:
+        indexing(*small)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
 def test_nothing_is_written_when_an_index_is_refused() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import tvm_ffi
 
+from minisgl.kernel.tensor import require_match
 from minisgl.kernel.utils import load_jit
 
 SOURCE = Path(__file__).with_name("matcher.cu")
@@ -69,6 +70,23 @@ def test_refusals(cpp: tvm_ffi.Module, a: torch.Tensor, b: torch.Tensor, error: 
     with pytest.raises(error) as caught:
         cpp.agree(a, b)
     assert str(caught.value) == message
+
+
+def test_the_dtype_is_looked_at_first_then_the_device_then_the_shape(cpp: tvm_ffi.Module) -> None:
+    with pytest.raises(TypeError, match=r"got \[7\] int32 on cpu"):
+        cpp.agree(torch.zeros(7, dtype=torch.int32), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"b: expected \[D=3, L=2\] float32 on cpu, got \[5, 4\] float32 on cpu$"):
+        cpp.agree(torch.zeros(2, 3), torch.zeros(4, 5).t())
+
+
+def test_python_says_the_same(cpp: tvm_ffi.Module) -> None:
+    wrong = torch.zeros(7, 2)
+    with pytest.raises(ValueError, match="expected") as from_cpp:
+        cpp.agree(torch.zeros(2, 3), wrong)
+    shape = (("D", 3), ("L", 2))
+    with pytest.raises(ValueError, match="expected") as from_python:
+        require_match("agree", "b", wrong, shape, dtypes=[torch.float32], device=torch.device("cpu"))
+    assert str(from_cpp.value) == str(from_python.value)
 
 
 def test_literals_and_one_symbol_twice(cpp: tvm_ffi.Module) -> None:

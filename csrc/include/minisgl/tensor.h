@@ -1,4 +1,4 @@
-// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:ae6663ba85f5
+// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:ed5946b3541d
 
 #pragma once
 
@@ -19,6 +19,7 @@ class TensorView {
   explicit TensorView(const DLTensor* tensor) : tensor_(tensor) {}
 
   void* data() const { return static_cast<std::byte*>(tensor_->data) + tensor_->byte_offset; }
+  bool has_memory() const { return tensor_->data != nullptr; }
   int dim() const { return tensor_->ndim; }
   int64_t size(int i) const { return tensor_->shape[i]; }
   DLDataType dtype() const { return tensor_->dtype; }
@@ -195,6 +196,8 @@ class TensorMatcher {
     for (int i = 0; i < tensor.dim(); ++i) {
       if (!shape_[i].accept(tensor.size(i))) refuse("ValueError", argument, tensor);
     }
+    require(tensor.has_memory() || tensor.num_elements() == 0, "ValueError", argument,
+            ": expected a tensor with memory, got one without (freed, fake or a wrapper)");
     if (!strides_match(tensor)) refuse("ValueError", argument, tensor, /*show_strides=*/true);
   }
 

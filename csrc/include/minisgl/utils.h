@@ -1,4 +1,4 @@
-// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:37270cd0de60
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:9da20d9608e8
 
 #pragma once
 
@@ -83,11 +83,9 @@ void require(bool condition, const char* kind, const Parts&... parts) {
 
 namespace pointer {
 
-/// `base` moved by a number of bytes.
-template <class T>
-T* offset(T* base, int64_t bytes) {
-  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(bytes));
-}
+/// `base` moved by a number of bytes. These are constexpr so that nvcc lets kernels call them.
+constexpr void* offset(void* base, int64_t bytes) { return static_cast<std::byte*>(base) + bytes; }
+constexpr const void* offset(const void* base, int64_t bytes) { return static_cast<const std::byte*>(base) + bytes; }
 
 }  // namespace pointer
 
