@@ -35,26 +35,25 @@ class CppMagic:
     def __call__(self, line: str, cell: str) -> None:
         """Run a `%%c++` cell: use its text, in its place, whenever its file is compiled from now on."""
         try:
-            directive = directives.parse_magic(line)
-            root = sources.repository_root()
-            chapter = _owner(root, directive) if root else None
-            if directive.scratch and sources.is_shipped(directive.path):
-                raise BookError(
-                    f"%%c++ --scratch: expected a name that no file of the package has, got {directive.path}"
-                )
+            self._run(line, cell.strip("\n"))
         except BookError as error:
             raise UsageError(str(error)) from None
+        except (OSError, UnicodeError) as error:
+            raise UsageError(f"%%c++ {line}: the cell could not be kept: {error}") from None
+
+    def _run(self, line: str, text: str) -> None:
+        directive = directives.parse_magic(line)
+        if directive.scratch and sources.is_shipped(directive.path):
+            raise BookError(f"%%c++ --scratch: expected a name that no file of the package has, got {directive.path}")
+        root = sources.repository_root()
+        chapter = _owner(root, directive) if root else None
         cells = disk_cells(chapter, directive) if chapter else []
-        text = cell.strip("\n")
         session = self.files.setdefault(directive.path, SessionFile())
         slots = session.run(cells, _frontend_id(self.shell), text, directive.append)
         if directive.scratch:
             # A scratch file is what has run; the chapter only tells where its lines are.
             slots = sorted((slot for slot in slots if slot.run), key=lambda slot: _scratch_order(session, slot))
-        try:
-            sources.set_overlay(directive.path, "".join(self._part(slot, chapter, directive) for slot in slots))
-        except (OSError, UnicodeError) as error:
-            raise UsageError(f"%%c++: {directive.path}: the cell could not be kept: {error}") from None
+        sources.set_overlay(directive.path, "".join(self._part(slot, chapter, directive) for slot in slots))
 
     def _part(self, slot: Slot, chapter: Chapter | None, directive: Directive) -> str:
         line = slot.disk.line if slot.disk else 1

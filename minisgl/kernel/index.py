@@ -1,4 +1,4 @@
-# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:d9c51662b794
+# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:0461da380542
 
 """Embedding lookup: copy rows of a table, chosen by index."""
 
@@ -57,7 +57,7 @@ def indexing(
     key = (weights.shape[-1:], weights.dtype, weights.device, sources.generation())
     kernel = _kernels.get(key)
     if kernel is None or debug or weights.dim() != 2 or indices.dim() != 1:
-        _require_fit(weights, indices, output, length)
+        _require_fit(weights, indices, output, vocab_range)
         kernel = kernel or _load_kernel(weights.shape[1] * weights.itemsize, weights.device)
         _kernels[key] = kernel
     if output is None:
@@ -70,7 +70,12 @@ def indexing(
     return output
 
 
-def _require_fit(weights: torch.Tensor, indices: torch.Tensor, output: torch.Tensor | None, length: int | None) -> None:
+def _require_fit(
+    weights: torch.Tensor,
+    indices: torch.Tensor,
+    output: torch.Tensor | None,
+    vocab_range: tuple[int, int] | None,
+) -> None:
     """Refuse in Python what the kernel would refuse, so that a hopeless call does not wait for a compiler."""
     require_match("indexing", "weights", weights, ("V", "D"), contiguous_dims=1)
     require_match("indexing", "indices", indices, ("L",), dtypes=_INDEX_DTYPES, device=weights.device)
@@ -78,8 +83,9 @@ def _require_fit(weights: torch.Tensor, indices: torch.Tensor, output: torch.Ten
         shape = (("L", indices.shape[0]), ("D", weights.shape[1]))
         dtypes = (weights.dtype,)
         require_match("indexing", "output", output, shape, dtypes=dtypes, device=weights.device, contiguous_dims=1)
-    if length is not None and length > weights.shape[0]:
-        raise ValueError(f"indexing: vocab_range: expected length <= V={weights.shape[0]}, got {length}")
+    if vocab_range is not None and vocab_range[1] > weights.shape[0]:
+        limit = f"start >= 0 and 0 <= length <= V={weights.shape[0]}"
+        raise ValueError(f"indexing: vocab_range: expected {limit}, got {vocab_range}")
     if weights.shape[1] * weights.itemsize > _INT64_MAX:
         raise ValueError(f"indexing: weights: expected rows of fewer than 2^63 bytes, got D={weights.shape[1]}")
 

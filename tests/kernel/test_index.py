@@ -275,7 +275,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "vocab_range: longer than weights": (
         lambda: indexing(W, IDS, vocab_range=(2, 5)),
         ValueError,
-        "indexing: vocab_range: expected length <= V=4, got 5",
+        "indexing: vocab_range: expected start >= 0 and 0 <= length <= V=4, got (2, 5)",
     ),
     "vocab_range: negative start": (
         lambda: indexing(W, IDS, vocab_range=(-1, 4)),
