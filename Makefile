@@ -48,7 +48,7 @@ lab: setup
 
 test: export OMP_NUM_THREADS := 1 # two workers with two threads each would get in each other's way
 test: setup
-	pytest -n auto --nbmake tests notebooks
+	pytest -n auto --dist worksteal --nbmake notebooks tests
 
 lint: setup
 	ruff check .
