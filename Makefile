@@ -15,6 +15,8 @@ export JUPYTERLAB_SETTINGS_DIR := $(HOME_OF_TOOLS)/jupyter/lab/settings
 export JUPYTERLAB_WORKSPACES_DIR := $(HOME_OF_TOOLS)/jupyter/lab/workspaces
 export IPYTHONDIR := $(HOME_OF_TOOLS)/ipython
 export MPLCONFIGDIR := $(HOME_OF_TOOLS)/matplotlib
+export TMPDIR := $(CURDIR)/build/tmp
+_ := $(shell mkdir -p $(IPYTHONDIR) $(MPLCONFIGDIR) $(TMPDIR))
 
 .PHONY: help setup book lab test lint format bench clean
 
@@ -28,7 +30,6 @@ help:
 	@echo "make clean   remove what was built in this folder (compiled kernels stay in the user's cache)"
 
 setup: $(VENV)/installed
-	@mkdir -p $(IPYTHONDIR) $(MPLCONFIGDIR)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'

@@ -57,6 +57,7 @@ def execute(chapter: Chapter, timeout: int = TIMEOUT) -> nbformat.NotebookNode:
         kernel_name="python3",
         resources={"metadata": {"path": folder}},
         shutdown_kernel="immediate",  # a graceful end waits a second for nothing
+        extra_arguments=["--IPKernelApp.log_level=40"],  # no warning that a kernel on this machine is not encrypted
     )
     try:
         # A Jupyter server tells the kernel its notebook in the same way.
