@@ -78,7 +78,7 @@ def test_main_turns_an_error_into_one_message(monkeypatch):
     with pytest.raises(SystemExit) as exit_info:
         cli.main()
     assert exit_info.value.code == (
-        f"minisgl: expected a folder with notebooks/ and pyproject.toml at or above /, found none"
+        "minisgl: expected a folder with notebooks/ and pyproject.toml at or above /, found none"
     )
 
 
