@@ -18,6 +18,9 @@ export MPLCONFIGDIR := $(HOME_OF_TOOLS)/matplotlib
 export TMPDIR := $(CURDIR)/build/tmp
 _ := $(shell mkdir -p $(IPYTHONDIR) $(MPLCONFIGDIR) $(TMPDIR))
 
+# All other Python is exported from the chapters, and the export formats it.
+HAND_WRITTEN := minisgl/book minisgl/cli.py tests benchmarks
+
 .PHONY: help setup book lab test lint format bench clean
 
 help:
@@ -59,8 +62,8 @@ lint: setup
 	minisgl book check
 
 format: setup
-	ruff format .
-	ruff check --fix-only --quiet .
+	ruff format $(HAND_WRITTEN)
+	ruff check --fix-only --quiet $(HAND_WRITTEN)
 	clang-format -i $$(git ls-files 'tests/*.cu')
 	minisgl book export
 

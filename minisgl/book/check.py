@@ -51,7 +51,7 @@ def _pair(chapter: Chapter) -> Iterator[str]:
         yield f"{name}.ipynb: outputs or execution counts in {len(run)} cells ({cells}), expected none: {fix}"
     disagreements = differences(chapter, read_notebook(root, stem))
     for difference in disagreements:
-        yield f'{name}.ipynb: {difference}: run "minisgl book export {stem} --from md" or "--from ipynb"'
+        yield f"{name}.ipynb: {difference}: {fix}"
     if disagreements:
         return
     ids = zip_longest([cell.id for cell in chapter.cells], [cell.get("id") for cell in raw.cells])

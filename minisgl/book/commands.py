@@ -51,7 +51,9 @@ def new_command(title: Annotated[str, typer.Argument(help="The chapter's title."
     """Write the outline of a new chapter."""
     from minisgl.book.template import new
 
-    _say(new(find_root(), title), "")
+    lines = new(find_root(), title)
+    page = lines[0].removeprefix("wrote notebooks/")
+    _say([*lines, f"next: add chapters/{page} to nav in mkdocs.yml"], "")
 
 
 @app.command("list")

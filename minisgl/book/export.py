@@ -10,6 +10,7 @@ from minisgl.book import directives, formatting
 from minisgl.book.chapter import Chapter, differences, read, read_markdown, read_notebook, select, stems, strangers
 from minisgl.book.errors import BookError
 from minisgl.book.files import exportable_files, read_text, write_text
+from minisgl.book.pairing import edited_half, remember
 
 _HEADER = re.compile(
     r'(?:#|//) Exported from notebooks/(\w+)\.md by "minisgl book export"; edit it there\. sha256:([0-9a-f]{12})'
@@ -36,6 +37,7 @@ class Plan:
     """What an export will change; nothing is written before all of it is known to be valid."""
 
     root: Path
+    chapters: list[Chapter] = field(default_factory=list)
     writes: dict[Path, str] = field(default_factory=dict)
     removals: list[Path] = field(default_factory=list)
 
@@ -44,6 +46,12 @@ class Plan:
         if not path.exists() or path.read_bytes() != text.encode():
             self.writes[path] = text
 
+    def write_pair(self, chapter: Chapter) -> None:
+        """Add both halves of a chapter."""
+        self.chapters.append(chapter)
+        self.write(chapter.markdown_path, chapter.normal_markdown())
+        self.write(chapter.notebook_path, chapter.normal_notebook())
+
     def apply(self) -> list[str]:
         """Write and remove the files; return a line for each."""
         # Chapters first: interrupted here, an exported file is still seen as edited by hand, and nothing is lost.
@@ -51,6 +59,7 @@ class Plan:
             write_text(path, text)
         for path in self.removals:
             path.unlink()
+        remember(self.root, self.chapters)
         written = [f"wrote {path.relative_to(self.root)}" for path in self.writes]
         return written + [f"removed {path.relative_to(self.root)}" for path in self.removals]
 
@@ -68,7 +77,7 @@ def export(root: Path, names: list[str], side: str | None = None, force: bool = 
 
 
 def load(root: Path, stem: str, side: str | None = None) -> Chapter:
-    """Read a chapter from its pair, which must agree unless `side` says which half counts."""
+    """Read a chapter from the half of its pair that was edited. If both were, `side` must say which one counts."""
     markdown, notebook = ((root / "notebooks" / f"{stem}{suffix}").is_file() for suffix in (".md", ".ipynb"))
     if side not in (None, "md", "ipynb"):
         raise BookError(f"--from: expected md or ipynb, got {side}")
@@ -77,12 +86,16 @@ def load(root: Path, stem: str, side: str | None = None) -> Chapter:
     if side == "ipynb" or not markdown:
         return read_notebook(root, stem)
     chapter = read_markdown(root, stem)
-    if side is None and notebook and (found := differences(chapter, read_notebook(root, stem))):
+    if side == "md" or not notebook:
+        return chapter
+    other = read_notebook(root, stem)
+    found = differences(chapter, other)
+    if found and (side := edited_half(chapter, other)) is None:
         raise BookError(
-            f"notebooks/{stem}: the .md and the .ipynb disagree: {'; '.join(found)}. "
+            f"notebooks/{stem}: the .md and the .ipynb disagree, and both were edited: {'; '.join(found)}. "
             f'Say which one counts: "minisgl book export {stem} --from md" or "--from ipynb"'
         )
-    return chapter
+    return other if side == "ipynb" else chapter
 
 
 def plan(
@@ -102,9 +115,7 @@ def plan(
             if not force and path not in accepted:
                 _refuse_hand_edit(root, path, text)
             result.write(root / path, text)
-        markdown = chapter.normal_markdown()
-        result.write(chapter.markdown_path, markdown)
-        result.write(chapter.notebook_path, chapter.normal_notebook())
+        result.write_pair(chapter)
     known, chosen = set(stems(root)), {chapter.stem for chapter in chapters}
     for path in exportable_files(root):
         old = parse_exported(read_text(root / path))

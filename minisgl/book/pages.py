@@ -34,7 +34,7 @@ class Page:
         text = _code(cell) if cell.kind == "code" else self.prose(cell.source)
         if text:
             self.parts.append(_fold(cell, text) if "folded" in cell.tags else text)
-        for output in node.get("outputs", []):
+        for output in _joined(node.get("outputs", [])):
             if shown := self.output(cell, output):
                 self.parts.append(shown)
 
@@ -67,9 +67,20 @@ class Page:
         """Return the whole page, with the list of exported files below its heading."""
         text = "\n\n".join(self.parts)
         if paths := list(exported_cells(self.chapter)):
-            line = "Exports: " + ", ".join(f"`{path}`" for path in paths)
+            line = "This chapter writes " + ", ".join(f"`{path}`" for path in paths)
             text = re.sub(r"^# .+$", lambda match: f"{match[0]}\n\n{line}", text, count=1, flags=re.MULTILINE)
         return text.replace("](@page/", f"]({self.chapter.stem}/") + "\n"
+
+
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join what one stream wrote in a row: a kernel sends it in pieces, cut wherever its timer fired."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
+            joined[-1] = nbformat.from_dict({**joined[-1], "text": joined[-1].text + output.text})
+        else:
+            joined.append(output)
+    return joined
 
 
 def write_page(chapter: Chapter, notebook: nbformat.NotebookNode) -> None:
@@ -101,7 +112,7 @@ def write_index(root: Path) -> None:
     for stem in known:
         if (folder / f"{stem}.md").is_file():
             chapter = read(root, stem)
-            entries.append(f"## [{chapter.title}]({stem}.md)\n\n{_first_paragraph(chapter)}".rstrip())
+            entries.append(f"## [{int(stem[:2])}. {chapter.title}]({stem}.md)\n\n{_first_paragraph(chapter)}".rstrip())
     write_text(folder / "index.md", "\n\n".join(entries) + "\n")
 
 

@@ -48,8 +48,7 @@ def new(root: Path, title: str) -> list[str]:
         raise BookError("expected at most 99 chapters, got one more")
     chapter = parse(root, f"{number:02d}_{slug}", _outline(title))
     result = Plan(root)
-    result.write(chapter.markdown_path, chapter.normal_markdown())
-    result.write(chapter.notebook_path, chapter.normal_notebook())
+    result.write_pair(chapter)
     return result.apply()
 
 

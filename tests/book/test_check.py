@@ -68,7 +68,7 @@ def test_disagreeing_pair(book):
     book.replace("notebooks/06_store.md", "See ", "Do see ")
     (line,) = findings(book)
     assert line.startswith("notebooks/06_store.ipynb: cell 06_store-00 (notebooks/06_store.md:")
-    assert "--from md" in line
+    assert line.endswith('run "minisgl book export 06_store"')
 
 
 def test_cell_in_one_half_only(book):

@@ -138,15 +138,41 @@ def test_equal_cells_get_lines_of_their_own(tmp_path):
     assert [cell.line for cell in parse(tmp_path, "05_a", text).cells] == [8, 11, 14, 17, 21, 25]
 
 
-def test_disagreeing_pair_is_refused_and_sides_can_be_chosen(book):
+def edit_notebook_text(book, old, new):
+    text = book.read("notebooks/05_index.ipynb")
+    assert old in text
+    book.write("notebooks/05_index.ipynb", text.replace(old, new))
+
+
+def test_the_half_that_was_edited_counts(book):
     book.replace("notebooks/05_index.md", "The kernel.", "The fast kernel.")
+    assert export(book.root, []) == ["wrote notebooks/05_index.ipynb"]
+    assert "The fast kernel." in book.read("notebooks/05_index.ipynb")
+    edit_notebook_text(book, "The fast kernel.", "The faster kernel.")
+    assert export(book.root, []) == ["wrote notebooks/05_index.md"]
+    assert "The faster kernel." in book.read("notebooks/05_index.md")
+
+
+def test_a_fresh_clone_compares_with_its_commit(book):
+    git = ["git", "-C", str(book.root), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "notebooks"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    (book.root / "build/book/agreed.json").unlink()
+    edit_notebook_text(book, "The kernel.", "The fast kernel.")
+    assert export(book.root, []) == ["wrote notebooks/05_index.md"]
+
+
+def test_two_edited_halves_are_refused_and_sides_can_be_chosen(book):
+    book.replace("notebooks/05_index.md", "The kernel.", "The fast kernel.")
+    edit_notebook_text(book, "The kernel.", "The slow kernel.")
     before = book.snapshot()
-    with pytest.raises(BookError, match=r"disagree: cell 05_index-03 .*md:\d+\) differs.*--from md"):
+    with pytest.raises(BookError, match=r"both were edited: cell 05_index-03 .*md:\d+\) differs.*--from md"):
         export(book.root, [])
     assert book.snapshot() == before
     export(book.root, ["05"], side="ipynb")
-    assert "The kernel." in book.read("notebooks/05_index.md")
-    book.replace("notebooks/05_index.md", "The kernel.", "The fast kernel.")
+    assert "The slow kernel." in book.read("notebooks/05_index.md")
+    edit_notebook_text(book, "The slow kernel.", "The kernel.")
+    book.replace("notebooks/05_index.md", "The slow kernel.", "The fast kernel.")
     assert export(book.root, ["05_index.md"], side="md") == ["wrote notebooks/05_index.ipynb"]
     assert "The fast kernel." in book.read("notebooks/05_index.ipynb")
 

@@ -1,12 +1,13 @@
 """Executed notebooks become plain Markdown pages."""
 
 import base64
+from functools import partial
 
 import nbformat
 import pytest
 
 from minisgl.book.chapter import read_markdown
-from minisgl.book.pages import write_index, write_page
+from minisgl.book.pages import _joined, write_index, write_page
 
 PAGE = """\
 # Demo
@@ -74,7 +75,7 @@ def page(raw_book):
 
 
 def test_heading_and_exports(page):
-    assert page().startswith("# Demo\n\nExports: `csrc/jit/demo.cu`, `minisgl/demo.py`\n\nFirst ")
+    assert page().startswith("# Demo\n\nThis chapter writes `csrc/jit/demo.cu`, `minisgl/demo.py`\n\nFirst ")
 
 
 def test_code_cells(page):
@@ -163,3 +164,9 @@ def test_index_lists_chapters_that_have_a_page(raw_book, page):
     assert text.startswith("# Chapters\n\n## [Demo](07_demo.md)\n\nFirst [words](05_index.md#contract)")
     assert "Store" not in text
     assert not (raw_book.root / "docs/chapters/04_gone.md").exists()
+
+
+def test_pieces_of_a_stream_are_one_output():
+    stream = partial(nbformat.v4.new_output, "stream")
+    pieces = [stream(name="stdout", text="a\n"), stream(name="stdout", text="b\n"), stream(name="stderr", text="c\n")]
+    assert [(output.name, output.text) for output in _joined(pieces)] == [("stdout", "a\nb\n"), ("stderr", "c\n")]

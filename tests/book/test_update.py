@@ -115,7 +115,8 @@ def test_both_changed(book):
 def test_disagreeing_pair(book):
     book.replace(FILE, "return n;", "return n + 1;")
     book.replace("notebooks/05_index.md", "The kernel.", "A kernel.")
-    refused(book, "the .md and the .ipynb disagree")
+    book.replace("notebooks/05_index.ipynb", "The kernel.", "One kernel.")
+    refused(book, "the .md and the .ipynb disagree, and both were edited")
 
 
 def test_missing_header(book):
