@@ -26,7 +26,8 @@ def test_new(book, run):
     result = run("new", "Radix  Cache: the tree")
     assert (result.exit_code, result.output) == (
         0,
-        "wrote notebooks/07_radix_cache_the_tree.md\nwrote notebooks/07_radix_cache_the_tree.ipynb\n",
+        "wrote notebooks/07_radix_cache_the_tree.md\nwrote notebooks/07_radix_cache_the_tree.ipynb\n"
+        "next: add chapters/07_radix_cache_the_tree.md to nav in mkdocs.yml\n",
     )
     text = book.read("notebooks/07_radix_cache_the_tree.md")
     assert "# Radix Cache: the tree\n" in text

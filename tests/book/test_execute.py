@@ -46,7 +46,7 @@ def test_build_writes_notebooks_pages_and_an_index(empty_book):
     assert "<svg" in svg
     assert "#808080" in svg
     assert "<dc:date>" not in svg
-    assert "[Figure](02_figure.md)" in book.read("docs/chapters/index.md")
+    assert "[2. Figure](02_figure.md)" in book.read("docs/chapters/index.md")
     assert json.loads(book.read("build/book/01_plot.ipynb"))["cells"][2]["outputs"][0]["text"] == ["42\n"]
     build(book.root, ["02"], progress=lines.append)
     assert book.read("docs/chapters/02_figure/02-0.svg") == svg

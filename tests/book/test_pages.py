@@ -161,7 +161,7 @@ def test_index_lists_chapters_that_have_a_page(raw_book, page):
     raw_book.write("docs/chapters/04_gone.md", "# Gone\n")
     write_index(raw_book.root)
     text = raw_book.read("docs/chapters/index.md")
-    assert text.startswith("# Chapters\n\n## [Demo](07_demo.md)\n\nFirst [words](05_index.md#contract)")
+    assert text.startswith("# Chapters\n\n## [7. Demo](07_demo.md)\n\nFirst [words](05_index.md#contract)")
     assert "Store" not in text
     assert not (raw_book.root / "docs/chapters/04_gone.md").exists()
 
