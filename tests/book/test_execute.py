@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
+from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import minisgl
@@ -159,3 +161,19 @@ def test_the_kernel_hands_on_the_frontends_cell_id(tmp_path):
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+def test_an_edit_of_the_kernel_cell_shows_in_the_next_cell():
+    """What a reader does in chapter 5: edit a line of the kernel, run that cell and the next, then undo it."""
+    chapter = read_markdown(PACKAGE, "05_index")
+    kernel = next(cell.source for cell in chapter.cells if "if (row < vocab_length) {" in cell.source)
+    edited = kernel.replace("if (row < vocab_length) {", "if (row < vocab_length && row != 2) {")
+    look_up = "print(indexing(torch.eye(4), torch.tensor([1, 2])).sum(1).tolist())"
+    sources = ["%load_ext minisgl.book\nimport torch\nfrom minisgl.kernel import indexing", look_up]
+    sources += [edited, look_up, edited, look_up, kernel, look_up]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    before = (PACKAGE / "csrc/jit/index.cu").read_bytes()
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    shown = [cell.outputs[0].text for cell in notebook.cells if cell.source == look_up]
+    assert shown == ["[1.0, 1.0]\n", "[1.0, 0.0]\n", "[1.0, 0.0]\n", "[1.0, 1.0]\n"]
+    assert (PACKAGE / "csrc/jit/index.cu").read_bytes() == before
