@@ -50,7 +50,8 @@ lab: setup
 	jupytext-config set-default-viewer markdown # a link to a chapter's .md opens it as a notebook
 	jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_how_this_book_works.ipynb
 
-test: export OMP_NUM_THREADS := 1 # two workers with two threads each would get in each other's way
+# Two workers with two threads each would get in each other's way.
+test: export OMP_NUM_THREADS := 1
 test: setup
 	pytest -n auto --dist worksteal --nbmake notebooks tests
 

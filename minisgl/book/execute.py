@@ -1,7 +1,6 @@
 """Run chapters, two at a time, and turn the results into pages."""
 
 import os
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,7 +18,6 @@ from minisgl.book.files import write_text
 
 TIMEOUT = 600
 AT_A_TIME = 2
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def build(root: Path, names: list[str], progress: Callable[[str], None] = print) -> None:
@@ -77,5 +75,5 @@ def _failure(chapter: Chapter, notebook: nbformat.NotebookNode, error: Exception
         for output in node.get("outputs", []):
             if output.output_type == "error" and "raises-exception" not in cell.tags:
                 trace = "\n".join(output.traceback) or f"{output.ename}: {output.evalue}"
-                return f"{chapter.place(cell)} failed:\n{_ANSI.sub('', trace)}"
+                return f"{chapter.place(cell)} failed:\n{pages.without_colours(trace)}"
     return f"notebooks/{chapter.stem}.md: {error}"

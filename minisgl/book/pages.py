@@ -72,6 +72,11 @@ class Page:
         return text.replace("](@page/", f"]({self.chapter.stem}/") + "\n"
 
 
+def without_colours(text: str) -> str:
+    """Take out the escape sequences that colour a text in a terminal."""
+    return _ANSI.sub("", text)
+
+
 def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     """Join what one stream wrote in a row: a kernel sends it in pieces, cut wherever its timer fired."""
     joined: list[nbformat.NotebookNode] = []
@@ -139,7 +144,7 @@ def _code(cell: Cell) -> str:
 
 def _fence(code: str, attributes: str) -> str:
     """Fence code, with more backticks than any line of it starts with."""
-    code = _ANSI.sub("", code).rstrip("\n")
+    code = without_colours(code).rstrip("\n")
     if not code:
         return ""
     ticks = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", code))])
