@@ -4,6 +4,15 @@
 
 from minisgl.compile.build import build, load
 from minisgl.compile.errors import CompileError, ToolchainError
-from minisgl.compile.targets import Target, cuda_target, host_target
+from minisgl.compile.targets import Target, cuda_target, host_target, microscope_target
 
-__all__ = ["CompileError", "Target", "ToolchainError", "build", "cuda_target", "host_target", "load"]
+__all__ = [
+    "CompileError",
+    "Target",
+    "ToolchainError",
+    "build",
+    "cuda_target",
+    "host_target",
+    "load",
+    "microscope_target",
+]

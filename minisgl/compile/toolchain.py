@@ -42,6 +42,14 @@ def find_host_compiler() -> Compiler:
     raise ToolchainError("No C++ compiler found: install g++ (Debian and Ubuntu: apt install g++) or set CXX.")
 
 
+def find_gcc() -> Compiler:
+    """Return g++: `CXX` if that is one, else g++ on PATH. Raises ToolchainError."""
+    for name in (os.environ.get("CXX", ""), "g++"):
+        if "g++" in Path(name).name and "clang" not in name and (found := shutil.which(name)):
+            return Compiler(Path(found))
+    raise ToolchainError("The microscope needs g++ (clang inserts other calls): apt install g++ on Debian and Ubuntu.")
+
+
 def find_cuda_compiler() -> Compiler:
     """Return nvcc: from `CUDA_HOME` if set, else on PATH, else the PyPI toolkit. Raises ToolchainError."""
     if home := os.environ.get("CUDA_HOME"):

@@ -1,0 +1,73 @@
+#pragma once
+
+// The machine instructions that touch memory, by the address they are called from.
+
+#include <dlfcn.h>
+#include <microscope/requests.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace minisgl::microscope {
+
+enum class Kind : uint8_t { kLoad, kStore, kAtomic, kCheck };
+
+/// One place in the machine code, and what it did in the launch.
+struct Instruction {
+  uint16_t id;
+  Kind kind;
+  uint32_t size;
+  std::string library;
+  uint64_t offset;   ///< in the library's file
+  Region* region;    ///< what it touched last: most instructions keep to one
+  Requests requests;
+  bool active = false;  ///< in this block
+};
+
+class Instructions {
+ public:
+  /// Return the instruction whose instrumentation returns to `pc`.
+  Instruction& find(const void* pc, Kind kind, uint32_t size) {
+    Slot& slot = slots_[reinterpret_cast<uintptr_t>(pc) / 4 % kSlots];
+    if (slot.pc != pc) [[unlikely]]
+      slot = {pc, &add(pc, kind, size)};
+    return *slot.instruction;
+  }
+
+  const std::vector<std::unique_ptr<Instruction>>& all() const { return all_; }
+
+  /// A region that holds nothing.
+  Region* nowhere() { return &nowhere_; }
+
+ private:
+  struct Slot {
+    const void* pc;
+    Instruction* instruction;
+  };
+
+  Instruction& add(const void* pc, Kind kind, uint32_t size) {
+    const auto [known, is_new] = by_pc_.try_emplace(pc, nullptr);
+    if (is_new) {
+      Dl_info info{};
+      dladdr(pc, &info);
+      const auto id = static_cast<uint16_t>(std::min<std::size_t>(all_.size(), 0x7fff));
+      const auto offset = reinterpret_cast<uintptr_t>(pc) - reinterpret_cast<uintptr_t>(info.dli_fbase) - 1;
+      all_.push_back(std::make_unique<Instruction>(
+          Instruction{id, kind, size, info.dli_fname ? info.dli_fname : "", offset, &nowhere_, {}}));
+      known->second = all_.back().get();
+    }
+    return *known->second;
+  }
+
+  static constexpr std::size_t kSlots = 1 << 13;
+  Slot slots_[kSlots] = {};
+  std::unordered_map<const void*, Instruction*> by_pc_;
+  std::vector<std::unique_ptr<Instruction>> all_;
+  Region nowhere_;
+};
+
+}  // namespace minisgl::microscope

@@ -1,0 +1,198 @@
+#pragma once
+
+// The memory that a kernel may touch: its tensor arguments, as far as their views reach, and its shared memory.
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <minisgl/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace minisgl::microscope {
+
+struct Page;
+
+struct Range {
+  uintptr_t begin, end;
+  bool holds(uintptr_t address) const { return begin <= address && address < end; }
+};
+
+/// One stretch of memory with a name.
+struct Region {
+  enum class Space : uint8_t { kGlobal, kShared, kDynamicShared, kIgnored };
+
+  /// A dimension whose entries lie apart: `stride` bytes from one to the next.
+  struct Gap {
+    uint64_t stride, entry_bytes;
+  };
+
+  Space space = Space::kIgnored;
+  bool undefined = false;  ///< nobody has written to it when the observation begins
+  bool named = false;      ///< `name` is the one that the source gives it
+  static constexpr uint16_t kUnlisted = 0xffff;
+  uint16_t index = kUnlisted;  ///< among the results
+  uint16_t launch = 0;
+  uintptr_t begin = 1;
+  uint64_t span = 0;       ///< bytes from the first to behind the last; 0: holds nothing
+  std::vector<Gap> gaps;   ///< outermost first
+  std::string name;
+  int position = -1;
+  std::vector<int64_t> shape, strides;
+  std::string dtype;
+  int64_t itemsize = 1;
+  uint64_t bytes_read = 0, bytes_written = 0;  ///< distinct ones, of one launch
+  std::vector<Page*> pages;                    ///< the shadow of each 4 KiB, as far as it was needed
+
+  uintptr_t end() const { return begin + span; }
+
+  /// Whether an access of `size` bytes lies inside, in no gap.
+  bool contains(uintptr_t address, uint64_t size) const {
+    uint64_t offset = address - begin;  // an address below becomes a huge offset
+    if (offset >= span || size > span - offset) return false;
+    for (const auto& gap : gaps) {
+      offset %= gap.stride;
+      if (offset + size > gap.entry_bytes) return false;
+    }
+    return true;
+  }
+};
+
+/// Describe a tensor argument. Dimensions that follow each other without a gap count as one; views whose entries
+/// overlap are taken by their span.
+inline Region tensor_region(int position, const DLTensor* tensor) {
+  const TensorView view(tensor);
+  Region region;
+  region.space = Region::Space::kGlobal;
+  region.name = "argument " + std::to_string(position);
+  region.position = position;
+  region.dtype = to_string(view.dtype());
+  region.itemsize = dtype_bytes(view.dtype());
+  region.begin = reinterpret_cast<uintptr_t>(view.data());
+  for (int i = 0; i < view.dim(); ++i) {
+    region.shape.push_back(view.size(i));
+    region.strides.push_back(view.stride(i));
+  }
+  if (view.num_elements() == 0) return region;
+
+  std::vector<std::pair<uint64_t, uint64_t>> dims;  // stride in bytes and size, innermost first
+  for (int i = 0; i < view.dim(); ++i)
+    if (view.size(i) > 1 && view.stride(i) > 0) dims.push_back({view.stride_bytes(i), view.size(i)});
+  std::sort(dims.begin(), dims.end());
+  uint64_t bytes = region.itemsize;
+  bool overlap = false;
+  for (const auto& [stride, size] : dims) {
+    if (stride > bytes) region.gaps.insert(region.gaps.begin(), {stride, bytes});
+    overlap |= stride < bytes;
+    bytes += stride * (size - 1);
+  }
+  region.span = bytes;
+  if (overlap) region.gaps.clear();
+  return region;
+}
+
+/// The library that holds a kernel: its own data, and its `__shared__` arrays, which are static variables here.
+class Library {
+ public:
+  explicit Library(const void* code) : code_(reinterpret_cast<uintptr_t>(code)) {
+    const auto visit = [](dl_phdr_info* info, std::size_t, void* self) {
+      return static_cast<Library*>(self)->take(*info) ? 1 : 0;
+    };
+    dl_iterate_phdr(visit, this);
+    std::ifstream file(path_, std::ios::binary);
+    const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+    if (bytes.size() >= sizeof(Elf64_Ehdr)) read_symbols(bytes.data());
+  }
+
+  bool holds(const void* code) const {
+    const auto address = reinterpret_cast<uintptr_t>(code);
+    return std::any_of(segments_.begin(), segments_.end(), [&](const Range& range) { return range.holds(address); });
+  }
+
+  /// Whether it calls the recorder at all.
+  bool instrumented() const { return instrumented_; }
+
+  /// Its constants and its variables, which a kernel may touch without a word in the record: threadIdx is one.
+  const std::vector<Range>& own_data() const { return own_data_; }
+  const std::vector<Region>& shared_arrays() const { return shared_arrays_; }
+
+ private:
+  bool take(const dl_phdr_info& info) {
+    std::vector<Range> segments, constant;
+    for (int i = 0; i < info.dlpi_phnum; ++i) {
+      const auto& header = info.dlpi_phdr[i];
+      if (header.p_type != PT_LOAD) continue;
+      segments.push_back({info.dlpi_addr + header.p_vaddr, info.dlpi_addr + header.p_vaddr + header.p_memsz});
+      if (!(header.p_flags & PF_W)) constant.push_back(segments.back());
+    }
+    const auto holds_code = [this](const Range& range) { return range.holds(code_); };
+    if (std::none_of(segments.begin(), segments.end(), holds_code)) return false;
+    base_ = info.dlpi_addr;
+    path_ = info.dlpi_name;
+    segments_ = std::move(segments);
+    own_data_ = std::move(constant);
+    return true;
+  }
+
+  /// Find the variables in the symbol table of the file: the loader keeps only the names that others may use.
+  void read_symbols(const char* file) {
+    const auto header = reinterpret_cast<const Elf64_Ehdr*>(file);
+    const auto sections = reinterpret_cast<const Elf64_Shdr*>(file + header->e_shoff);
+    const char* section_names = file + sections[header->e_shstrndx].sh_offset;
+    for (int i = 0; i < header->e_shnum; ++i) {
+      if (sections[i].sh_type != SHT_SYMTAB) continue;
+      const auto symbols = reinterpret_cast<const Elf64_Sym*>(file + sections[i].sh_offset);
+      const char* names = file + sections[sections[i].sh_link].sh_offset;
+      for (uint64_t s = 0; s < sections[i].sh_size / sizeof(Elf64_Sym); ++s) {
+        const auto& symbol = symbols[s];
+        if (std::strcmp(names + symbol.st_name, "__tsan_func_entry") == 0) instrumented_ = true;
+        if (ELF64_ST_TYPE(symbol.st_info) != STT_OBJECT || symbol.st_shndx >= header->e_shnum) continue;
+        add_variable(section_names + sections[symbol.st_shndx].sh_name, names + symbol.st_name, symbol);
+      }
+    }
+  }
+
+  void add_variable(const std::string& section, const char* mangled, const Elf64_Sym& symbol) {
+    const uintptr_t begin = base_ + symbol.st_value;
+    if (section.starts_with("minisgl_guard_")) return;
+    if (!section.starts_with("minisgl_shared_")) {
+      own_data_.push_back({begin, begin + symbol.st_size});
+      return;
+    }
+    Region array;
+    array.space = Region::Space::kShared;
+    array.name = short_name(mangled);
+    array.begin = begin;
+    array.span = symbol.st_size;
+    array.shape = {static_cast<int64_t>(symbol.st_size)};
+    array.strides = {1};
+    shared_arrays_.push_back(std::move(array));
+  }
+
+  /// "tile" of a name such as "void minisgl::transpose<float>(float*)::tile" or "tile.12".
+  static std::string short_name(const char* mangled) {
+    const std::unique_ptr<char, void (*)(void*)> plain(abi::__cxa_demangle(mangled, nullptr, nullptr, nullptr),
+                                                       std::free);
+    std::string name = plain ? plain.get() : mangled;
+    if (const auto at = name.rfind("::"); at != name.npos) name = name.substr(at + 2);
+    return name.substr(0, name.find_first_of(".["));
+  }
+
+  uintptr_t code_, base_ = 0;
+  bool instrumented_ = false;
+  std::string path_;
+  std::vector<Range> segments_, own_data_;
+  std::vector<Region> shared_arrays_;
+};
+
+}  // namespace minisgl::microscope

@@ -1,0 +1,140 @@
+#pragma once
+
+// How a warp's accesses meet the hardware: 32-byte sectors of global memory, 4-byte banks of shared memory.
+
+#include <microscope/regions.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace minisgl::microscope {
+
+inline constexpr unsigned kWarpLanes = 32;
+inline constexpr unsigned kSectorBytes = 32;
+inline constexpr unsigned kBanks = 32;
+inline constexpr unsigned kBankBytes = 4;
+
+/// What the lanes of one warp ask for when they execute one instruction for the k-th time.
+struct Request {
+  uint64_t address[kWarpLanes];
+  uint32_t lanes;
+  uint32_t size;
+  Region* region;
+};
+
+/// What the requests of one instruction to one region add up to.
+struct Figure {
+  const Region* region;
+  uint64_t accesses = 0, bytes = 0, requests = 0, bytes_needed = 0;
+  uint64_t sectors = 0, ideal_sectors = 0;        ///< of global memory
+  uint64_t wavefronts = 0, ideal_wavefronts = 0;  ///< of shared memory: passes through the banks
+};
+
+/// Add the sectors that a request touches, each counted once however many lanes share it.
+inline void count_sectors(const Request& request, Figure& figure) {
+  uint64_t addresses[kWarpLanes];
+  unsigned count = 0;
+  bool sorted = true;
+  for (uint32_t rest = request.lanes; rest; rest &= rest - 1) {
+    addresses[count] = request.address[__builtin_ctz(rest)];
+    sorted &= count == 0 || addresses[count - 1] <= addresses[count];
+    ++count;
+  }
+  if (!sorted) std::sort(addresses, addresses + count);
+  uint64_t covered = 0, next_sector = 0, needed = 0, sectors = 0;
+  for (unsigned i = 0; i < count; ++i) {
+    const uint64_t end = addresses[i] + request.size, last = (end - 1) / kSectorBytes;
+    const uint64_t first = std::max(addresses[i] / kSectorBytes, next_sector);
+    if (end > covered) needed += end - std::max(addresses[i], covered);
+    if (last >= first) sectors += last - first + 1;
+    covered = std::max(covered, end);
+    next_sector = std::max(next_sector, last + 1);
+  }
+  figure.bytes_needed += needed;
+  if (request.region->space != Region::Space::kGlobal) return;
+  figure.sectors += sectors;
+  figure.ideal_sectors += (needed + kSectorBytes - 1) / kSectorBytes;
+}
+
+/// Add the passes through the banks that a request needs. In one pass a bank delivers one word, to any number of lanes.
+/// Lanes that ask for 8 bytes are served half a warp at a time, for 16 bytes a quarter.
+inline void count_wavefronts(const Request& request, Figure& figure) {
+  const unsigned words_per_lane = std::max(1u, (request.size + kBankBytes - 1) / kBankBytes);
+  const unsigned lanes_per_pass = std::max(1u, kWarpLanes / words_per_lane);
+  for (unsigned first = 0; first < kWarpLanes; first += lanes_per_pass) {
+    uint64_t words[kBanks][kWarpLanes];
+    unsigned depth[kBanks] = {}, deepest = 0, distinct = 0;
+    for (unsigned lane = first; lane < std::min(first + lanes_per_pass, kWarpLanes); ++lane) {
+      if (!(request.lanes >> lane & 1)) continue;
+      const uint64_t word = (request.address[lane] - request.region->begin) / kBankBytes;
+      for (unsigned i = 0; i < words_per_lane; ++i) {
+        const unsigned bank = (word + i) % kBanks;
+        uint64_t* known = words[bank];
+        if (std::find(known, known + depth[bank], word + i) != known + depth[bank]) continue;
+        if (depth[bank] == kWarpLanes) continue;
+        known[depth[bank]++] = word + i;
+        ++distinct;
+        deepest = std::max(deepest, depth[bank]);
+      }
+    }
+    figure.wavefronts += deepest;
+    figure.ideal_wavefronts += (distinct + kBanks - 1) / kBanks;
+  }
+}
+
+/// Collects the accesses of one instruction in one block into warp requests, and those into figures.
+class Requests {
+ public:
+  /// Thread `thread` of `num_threads` executes the instruction. Returns how often it did before in this block.
+  uint32_t add(unsigned thread, unsigned num_threads, uint64_t address, uint32_t size, Region* region) {
+    if (executions_.size() < num_threads) executions_.resize(num_threads), warps_.resize(num_threads / kWarpLanes + 1);
+    const uint32_t execution = executions_[thread]++;
+    if (execution >= kMaxExecutions) return execution;
+    const unsigned warp = thread / kWarpLanes, lane = thread % kWarpLanes;
+    auto& requests = warps_[warp];
+    if (execution >= requests.size()) requests.resize(execution + 1);
+    Request& request = requests[execution];
+    if (request.lanes == 0) request.size = size, request.region = region;
+    request.address[lane] = address;
+    request.lanes |= 1u << lane;
+    const unsigned lanes = std::min(num_threads - warp * kWarpLanes, kWarpLanes);
+    if (request.lanes == (lanes == kWarpLanes ? ~0u : (1u << lanes) - 1)) finish(request);
+    return execution;
+  }
+
+  void end_block() {
+    for (auto& requests : warps_) {
+      for (auto& request : requests) finish(request);
+      requests.clear();
+    }
+    std::fill(executions_.begin(), executions_.end(), 0);
+  }
+
+  /// Hand over the figures of a launch.
+  std::vector<Figure> take_figures() { return std::exchange(figures_, {}); }
+
+  /// What a thread executes more often in one block is missing in the figures.
+  static constexpr uint32_t kMaxExecutions = 1 << 16;
+
+ private:
+  void finish(Request& request) {
+    if (request.lanes == 0) return;
+    auto figure = std::find_if(figures_.begin(), figures_.end(),
+                               [&](const Figure& known) { return known.region == request.region; });
+    if (figure == figures_.end()) figure = figures_.insert(figure, Figure{request.region});
+    const auto lanes = static_cast<uint64_t>(__builtin_popcount(request.lanes));
+    figure->accesses += lanes;
+    figure->bytes += lanes * request.size;
+    figure->requests += 1;
+    count_sectors(request, *figure);
+    if (request.region->space != Region::Space::kGlobal) count_wavefronts(request, *figure);
+    request.lanes = 0;
+  }
+
+  std::vector<uint32_t> executions_;         // by thread
+  std::vector<std::vector<Request>> warps_;  // by warp and execution
+  std::vector<Figure> figures_;
+};
+
+}  // namespace minisgl::microscope

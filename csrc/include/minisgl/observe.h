@@ -1,0 +1,9 @@
+#pragma once
+
+/// A call of the microscope's recorder, in a build for the microscope; nothing in every other build.
+#ifdef MINISGL_MICROSCOPE
+#include <recorder.h>
+#define MINISGL_OBSERVE(call) ::minisgl::microscope::call
+#else
+#define MINISGL_OBSERVE(call) static_cast<void>(0)
+#endif

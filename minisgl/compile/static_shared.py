@@ -1,0 +1,29 @@
+"""The limit on static shared memory, which nvcc's assembler enforces for a GPU and nobody for the CPU."""
+
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+from minisgl.compile.errors import CompileError
+
+_MAX_BYTES = 48 * 1024
+_SYMBOL = re.compile(r"^[0-9a-f]+ .{7} minisgl_shared_\d+\t([0-9a-f]+)\s+(?:\.hidden )?(.+)$", re.MULTILINE)
+
+
+def require_static_shared_fits(library: Path) -> None:
+    """Raise CompileError if a kernel of `library` has more than 48 KiB of `__shared__` variables."""
+    if b"minisgl_shared_" not in library.read_bytes():
+        return
+    result = subprocess.run(["objdump", "-C", "-t", str(library)], capture_output=True, text=True, check=False)
+    variables: dict[str, dict[str, int]] = defaultdict(dict)
+    for size, symbol in _SYMBOL.findall(result.stdout):
+        kernel, _, name = symbol.rpartition("::")
+        variables[kernel][name] = int(size, 16)
+    for kernel, sizes in variables.items():
+        if sum(sizes.values()) > _MAX_BYTES:
+            parts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise CompileError(
+                f"{kernel}: expected at most {_MAX_BYTES} bytes of static __shared__ memory, "
+                f"got {sum(sizes.values())} ({parts})"
+            )

@@ -1,0 +1,154 @@
+"""Six kernels of LLM inference, written as for a GPU: equal to PyTorch, and bit for bit the same in every thread order.
+
+The oracle is PyTorch in float64 on the same inputs. A result that is computed in float and rounded once to its dtype is
+then within one unit in the last place: half for the rounding, and a bit for float's own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from minisgl.compile.machine_code import machine_code
+from minisgl.kernel.utils import make_unit
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Machine
+
+FOLDER = Path(__file__).parent
+FLOATS = [torch.float16, torch.bfloat16, torch.float32]
+FUNCTIONS = {
+    "rmsnorm": "rmsnorm<128>",
+    "softmax": "softmax<128>",
+    "scan": "scan<256>",
+    "topk": "topk<128>",
+    "transpose": "transpose",
+    "gemm": "gemm",
+}
+
+
+def run(machine: Machine, name: str, *arguments: object, outputs: Sequence[torch.Tensor]) -> None:
+    """Run kernel `name`, which fills `outputs`; on the CPU in every thread order."""
+    kernel = getattr(machine.load(FOLDER / f"{name}.cu", [(name, FUNCTIONS[name])]), name)
+    machine.in_every_order(lambda: kernel(*arguments), *outputs)
+
+
+def strided(rows: int, columns: int, dtype: torch.dtype, device: str, *, gap: int) -> torch.Tensor:
+    """Return random rows that lie `gap` elements apart."""
+    return torch.randn(rows, columns + gap, device=device).to(dtype)[:, :columns]
+
+
+def assert_within_one_ulp(actual: torch.Tensor, expected: torch.Tensor, float_error: float) -> None:
+    """Check against float64: one unit in the last place of the dtype, but at least `float_error`, relative."""
+    info = torch.finfo(actual.dtype)
+    smallest_subnormal = info.tiny * info.eps
+    rtol = max(info.eps, float_error)
+    torch.testing.assert_close(actual.double(), expected, rtol=rtol, atol=smallest_subnormal, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("rows", "columns", "gap"),
+    [
+        (1, 1, 0),
+        (3, 7, 0),
+        (2, 8, 0),
+        (2, 128, 8),
+        (2, 1000, 0),
+        (1, 1023, 1),
+        (3, 1025, 0),
+        (2, 2048, 3),
+        (2, 4096, 0),
+    ],
+)
+def test_rmsnorm(machine: Machine, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
+    x = strided(rows, columns, dtype, machine.device, gap=gap)
+    weight = torch.randn(columns, device=machine.device).to(dtype)
+    y = torch.empty(rows, columns, dtype=dtype, device=machine.device)
+    run(machine, "rmsnorm", x, weight, y, 1e-5, outputs=[y])
+    expected = torch.nn.functional.rms_norm(x.double(), (columns,), weight.double(), 1e-5)
+    # Float: two roundings a term, log2(columns) of them in a sum and a few after it; measured below 4e-7.
+    assert_within_one_ulp(y, expected, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("rows", "columns", "gap"), [(1, 1, 0), (3, 2, 5), (2, 31, 0), (2, 128, 0), (2, 129, 1), (1, 1000, 0), (2, 5003, 0)]
+)
+def test_softmax(machine: Machine, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
+    x = strided(rows, columns, dtype, machine.device, gap=gap).mul_(8)
+    y = torch.empty_like(x)
+    run(machine, "softmax", x, y, outputs=[y])
+    # exp turns the absolute error of its argument, here up to 64 * 2**-24, into a relative one.
+    assert_within_one_ulp(y, torch.softmax(x.double(), dim=-1), 1e-5)
+
+
+def test_softmax_of_infinities(machine: Machine) -> None:
+    """A masked logit gets 0; a row without any other gets NaN, as in PyTorch."""
+    inf = torch.inf
+    x = torch.tensor([[-inf, 1, 2], [1, -inf, 2], [-inf, -inf, 3], [-inf, -inf, -inf]], device=machine.device)
+    x = x.repeat_interleave(100, dim=1)
+    y = torch.empty_like(x)
+    run(machine, "softmax", x, y, outputs=[y])
+    assert_within_one_ulp(y, torch.softmax(x.double(), dim=-1), 1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 4, 31, 33, 128, 1000, 1023, 1024, 1025, 5000, 70001])
+def test_scan(machine: Machine, length: int) -> None:
+    x = torch.randint(-1000, 1000, (length,), dtype=torch.int32, device=machine.device)
+    sums = torch.empty(length // 1024 + 1, dtype=torch.int32, device=machine.device)
+    y = torch.empty_like(x)
+    run(machine, "scan", x, y, sums, outputs=[y])
+    assert torch.equal(y, torch.cumsum(x, 0, dtype=torch.int32) - x)
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 32])
+@pytest.mark.parametrize(("rows", "experts"), [(1, 32), (5, 60), (3, 64), (4, 96), (6, 128), (2, 160), (9, 256)])
+def test_topk(machine: Machine, rows: int, experts: int, k: int) -> None:
+    """Equal scores are frequent here: a stable sort puts the lowest index first, and so must the kernel."""
+    scores = torch.randint(-9, 9, (rows, experts), device=machine.device) / 4.0
+    scores[0, 3:20] = torch.tensor([0.0, -0.0] * 8 + [torch.nan], device=machine.device)
+    scores[-1, 7] = -torch.inf
+    values = torch.empty(rows, k, device=machine.device)
+    indices = torch.empty(rows, k, dtype=torch.int32, device=machine.device)
+    expected = scores.sort(dim=-1, descending=True, stable=True)
+    run(machine, "topk", scores, values, indices, outputs=[values, indices])
+    assert torch.equal(values.nan_to_num(nan=99), expected.values[:, :k].nan_to_num(nan=99))
+    assert torch.equal(indices.long(), expected.indices[:, :k])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64])
+@pytest.mark.parametrize(("rows", "columns", "gap"), [(1, 1, 0), (32, 32, 0), (31, 65, 0), (100, 33, 7), (5, 130, 1)])
+def test_transpose(machine: Machine, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
+    x = strided(rows, columns, torch.float32, machine.device, gap=gap)
+    x = (x * 1000).to(dtype)[:, :columns]
+    y = torch.empty(columns, rows, dtype=dtype, device=machine.device)
+    run(machine, "transpose", x, y, outputs=[y])
+    assert torch.equal(y, x.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 1), (1, 64, 16), (64, 64, 32), (63, 65, 17), (100, 7, 130), (5, 129, 0)]
+)
+def test_gemm(machine: Machine, m: int, n: int, k: int, dtype: torch.dtype) -> None:
+    a, b = strided(m, k, dtype, machine.device, gap=3), strided(k, n, dtype, machine.device, gap=0)
+    c = torch.empty(m, n, dtype=dtype, device=machine.device)
+    run(machine, "gemm", a, b, c, outputs=[c])
+    exact = a.double() @ b.double()
+    # A sum of k products in float is off by at most k * 2**-24 of the sum of their absolute values (Higham, 3.5).
+    bound = k * 2.0**-24 * (a.double().abs() @ b.double().abs()) + torch.finfo(dtype).eps * exact.abs()
+    assert ((c.double() - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiled_by_nvcc(name: str, arch: str) -> None:
+    files = [FOLDER / f"{name}.cu"]
+    for kernel in machine_code(name, make_unit(files, [(name, f"minisgl::test::{FUNCTIONS[name]}")]), files, arch):
+        assert kernel.spill_bytes == kernel.stack_bytes == 0, f"{kernel.name} keeps values of a thread in memory"
+        assert kernel.registers <= 64, f"{kernel.name}: fewer than 1024 threads fit on a multiprocessor"
