@@ -4,10 +4,10 @@
 
 #include <cuda_fp16.h>
 
-using __nv_bfloat16 = minisgl::host::Number<minisgl::host::BFloat16>;
-using __nv_bfloat162 = minisgl::host::Pair<minisgl::host::BFloat16>;
-using __nv_bfloat16_raw = minisgl::host::RawNumber<minisgl::host::BFloat16>;
-using __nv_bfloat162_raw = minisgl::host::RawPair<minisgl::host::BFloat16>;
+using __nv_bfloat16 = minisgl::host::small_floats::Number<minisgl::host::BFloat16>;
+using __nv_bfloat162 = minisgl::host::small_floats::Pair<minisgl::host::BFloat16>;
+using __nv_bfloat16_raw = minisgl::host::small_floats::RawNumber<minisgl::host::BFloat16>;
+using __nv_bfloat162_raw = minisgl::host::small_floats::RawPair<minisgl::host::BFloat16>;
 using nv_bfloat16 = __nv_bfloat16;
 using nv_bfloat162 = __nv_bfloat162;
 

@@ -5,10 +5,10 @@
 #include <cuda_runtime.h>
 #include <float16.h>
 
-using __half = minisgl::host::Number<minisgl::host::Float16>;
-using __half2 = minisgl::host::Pair<minisgl::host::Float16>;
-using __half_raw = minisgl::host::RawNumber<minisgl::host::Float16>;
-using __half2_raw = minisgl::host::RawPair<minisgl::host::Float16>;
+using __half = minisgl::host::small_floats::Number<minisgl::host::Float16>;
+using __half2 = minisgl::host::small_floats::Pair<minisgl::host::Float16>;
+using __half_raw = minisgl::host::small_floats::RawNumber<minisgl::host::Float16>;
+using __half2_raw = minisgl::host::small_floats::RawPair<minisgl::host::Float16>;
 using half = __half;
 using half2 = __half2;
 using __nv_half = __half;

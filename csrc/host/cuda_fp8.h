@@ -54,7 +54,7 @@ inline __half2_raw __nv_cvt_fp8x2_to_halfraw2(__nv_fp8x2_storage_t x, __nv_fp8_i
 
 // The types. All conversions are explicit, and those to 8 bits saturate.
 
-namespace minisgl::host {
+namespace minisgl::host::small_floats {
 
 template <__nv_fp8_interpretation_t kFormat>
 struct Fp8 {
@@ -117,11 +117,11 @@ struct alignas(4) Fp8x4 {
   Fp8x4(Two low, Two high) : __x(low.__x | static_cast<unsigned>(high.__x) << 16) {}
 };
 
-}  // namespace minisgl::host
+}  // namespace minisgl::host::small_floats
 
-using __nv_fp8_e4m3 = minisgl::host::Fp8<__NV_E4M3>;
-using __nv_fp8_e5m2 = minisgl::host::Fp8<__NV_E5M2>;
-using __nv_fp8x2_e4m3 = minisgl::host::Fp8x2<__NV_E4M3>;
-using __nv_fp8x2_e5m2 = minisgl::host::Fp8x2<__NV_E5M2>;
-using __nv_fp8x4_e4m3 = minisgl::host::Fp8x4<__NV_E4M3>;
-using __nv_fp8x4_e5m2 = minisgl::host::Fp8x4<__NV_E5M2>;
+using __nv_fp8_e4m3 = minisgl::host::small_floats::Fp8<__NV_E4M3>;
+using __nv_fp8_e5m2 = minisgl::host::small_floats::Fp8<__NV_E5M2>;
+using __nv_fp8x2_e4m3 = minisgl::host::small_floats::Fp8x2<__NV_E4M3>;
+using __nv_fp8x2_e5m2 = minisgl::host::small_floats::Fp8x2<__NV_E5M2>;
+using __nv_fp8x4_e4m3 = minisgl::host::small_floats::Fp8x4<__NV_E4M3>;
+using __nv_fp8x4_e5m2 = minisgl::host::small_floats::Fp8x4<__NV_E5M2>;

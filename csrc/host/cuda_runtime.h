@@ -1,3 +1,5 @@
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:53dcfd4539d4
+
 #pragma once
 
 // NVIDIA's <cuda_runtime.h>, as far as the kernels of this book need it, for the machine that runs this process. The
@@ -13,15 +15,6 @@
 #include <mutex>
 #include <type_traits>
 
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1  // as g++ says it
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#endif
-
 // A __global__ function is called from one place alone, the loop below, and must melt into it: a call per CUDA thread
 // can cost as much as the work of a thread.
 #define __global__ __attribute__((always_inline)) inline
@@ -36,15 +29,11 @@
 #include <vector_types.h>
 
 #ifdef MINISGL_HOST_PARALLEL
+inline constexpr bool kBlocksInParallel = true;
 #define MINISGL_PER_OS_THREAD thread_local
 #else
-#define MINISGL_PER_OS_THREAD
-#endif
-
-#ifdef MINISGL_HOST_PARALLEL
-inline constexpr bool kBlocksInParallel = true;
-#else
 inline constexpr bool kBlocksInParallel = false;
+#define MINISGL_PER_OS_THREAD
 #endif
 
 // Plain variables, not thread_local: looking a thread-local up costs a function call per CUDA thread in a shared
@@ -58,11 +47,20 @@ inline const int fork_handlers =
     pthread_atfork([] { launch_mutex.lock(); }, [] { launch_mutex.unlock(); }, [] { launch_mutex.unlock(); });
 inline constexpr int warpSize = 32;
 
+#ifdef __has_feature
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ 1  // as g++ says it
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 // Shared memory is static: an OS thread runs one block at a time. Each variable has a section of its own, by which it
 // is known to be shared. For the microscope, bytes in front of it belong to nobody: an overflow hits those.
 #define MINISGL_SECTION(name) __attribute__((section(name)))
 #define MINISGL_SHARED(number) static MINISGL_SECTION("minisgl_shared_" #number)
-#define MINISGL_GUARDED_SHARED(number)                                                                        \
+#define MINISGL_GUARDED_SHARED(number)                                                                     \
   static MINISGL_SECTION("minisgl_guard_" #number) __attribute__((used)) char minisgl_guard_##number[256]; \
   MINISGL_SHARED(number)
 #define MINISGL_EXPANDED(macro, number) macro(number)
@@ -96,7 +94,13 @@ inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 
-enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
 
 inline cudaError_t cudaMemcpyAsync(void* dst, const void* src, size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr) {
   std::memmove(dst, src, bytes);
@@ -165,7 +169,7 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 
-inline constexpr size_t kSharedBytesByDefault = 48 * 1024, kMaxSharedBytes = 227 * 1024;
+inline constexpr size_t kMaxSharedBytes = 227 * 1024;
 
 /// Whether every GPU that this book compiles for accepts a launch of this shape.
 constexpr bool launchable(dim3 grid, dim3 block) {
@@ -199,21 +203,47 @@ struct alignas(1024) DynamicSharedMemory {
 inline MINISGL_PER_OS_THREAD DynamicSharedMemory dynamic_shared_memory;
 inline MINISGL_PER_OS_THREAD minisgl::host::Loop thread_loop{};
 
-/// Run threads `first`, `first + 1`, ... of the current block up to the loop's limit. The parameters are copies of
-/// this function's own, so that they can stay in registers.
+/// Run threads `first`, `first + 1`, ... of the current block up to the loop's limit, row by row of the block. The
+/// parameters are copies of this function's own, so that they can stay in registers.
 template <auto kKernel, class... Params>
 __attribute__((noinline)) void run_threads(unsigned first, Params... params) {
   const dim3 block = blockDim;
-  uint3 index = {first % block.x, first / block.x % block.y, first / block.x / block.y};
-  for (unsigned thread = first; thread < thread_loop.thread_limit; ++thread) {
-    threadIdx = index;
-    kKernel(params...);
-    if (++index.x < block.x) continue;
-    index.x = 0;
-    if (++index.y < block.y) continue;
-    index.y = 0;
-    ++index.z;
+  unsigned thread = first;
+  for (unsigned row = first / block.x; thread < thread_loop.thread_limit; ++row) {
+    const unsigned row_begin = row * block.x;
+    threadIdx.y = row % block.y;
+    threadIdx.z = row / block.y;
+    const unsigned row_end = row_begin + block.x, limit = thread_loop.thread_limit;
+    thread_loop.row_limit = row_end < limit ? row_end : limit;
+    for (; thread < thread_loop.row_limit; ++thread) {
+      threadIdx.x = thread - row_begin;
+      kKernel(params...);
+    }
   }
+}
+
+inline minisgl::host::Loop* enter_block(const minisgl::host::Kernel& kernel, unsigned x, unsigned y, unsigned z) {
+  blockIdx = {x, y, z};
+  thread_loop.block_idx = &blockIdx.x;
+  dynamic_shared_memory.limit(kernel.launch.dynamic_shared_bytes);
+  return &thread_loop;
+}
+
+/// The launch as the scheduler sees it. `run(first)` runs threads of the current block, as `run_threads` does.
+template <class Run>
+minisgl::host::Kernel as_host_kernel(const cudaLaunchConfig_t& config, const Run& run) {
+  using minisgl::host::Kernel;
+  const dim3 grid = config.gridDim, block = config.blockDim;
+  return {.launch = {{grid.x, grid.y, grid.z},
+                     {block.x, block.y, block.z},
+                     dynamic_shared_memory.bytes,
+                     config.dynamicSmemBytes,
+                     &threadIdx.x,
+                     &gridDim},
+          .enter_block = enter_block,
+          .run = [](const Kernel& kernel, unsigned first) { (*static_cast<const Run*>(kernel.arguments))(first); },
+          .arguments = &run,
+          .parallel = kBlocksInParallel};
 }
 
 /// Run a kernel to its end. It is a template argument, so that the compiler sees which kernel it inlines.
@@ -228,31 +258,15 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, Params... params) {
   blockDim = block;
 
   const auto run = [&](unsigned first) { run_threads<kKernel, Params...>(first, params...); };
-  const auto enter_block = [](const host::Kernel& kernel, unsigned x, unsigned y, unsigned z) {
-    blockIdx = {x, y, z};
-    thread_loop.block_idx = &blockIdx.x;
-    dynamic_shared_memory.limit(kernel.launch.dynamic_shared_bytes);
-    return &thread_loop;
-  };
-  const host::Kernel kernel{
-      .launch = {{grid.x, grid.y, grid.z},
-                 {block.x, block.y, block.z},
-                 dynamic_shared_memory.bytes,
-                 config.dynamicSmemBytes,
-                 &threadIdx.x,
-                 &gridDim},
-      .enter_block = enter_block,
-      .run = [](const host::Kernel& kernel, unsigned first) { (*static_cast<decltype(&run)>(kernel.arguments))(first); },
-      .arguments = &run,
-      .parallel = kBlocksInParallel};
+  const host::Kernel kernel = as_host_kernel(config, run);
   if (kernel.parallel || !host::is_plain()) {
     host::run_grid(kernel);
     return cudaSuccess;
   }
 
-  const unsigned num_threads = block.x * block.y * block.z;
   enter_block(kernel, 0, 0, 0);
   host::begin_plain(kernel, thread_loop);
+  const unsigned num_threads = block.x * block.y * block.z;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {

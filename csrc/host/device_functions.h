@@ -227,6 +227,14 @@ inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline double __drcp_rn(double x) { return 1 / x; }
 inline double __dsqrt_rn(double x) { return sqrt(x); }
 
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __frcp_rn(float x) { return 1 / x; }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
+
 // A product of floats is exact as a double. A quotient or root that is no float lies so far from the next one that
 // rounding it to a double first does not matter.
 #define MINISGL_ROUNDED(suffix, mode)                                                               \
@@ -248,7 +256,6 @@ inline double __dsqrt_rn(double x) { return sqrt(x); }
   inline float __fsqrt_##suffix(float x) {                                                          \
     return minisgl::host::to_float<minisgl::host::Rounding::mode>(sqrt(static_cast<double>(x)));    \
   }
-MINISGL_ROUNDED(rn, kNearest)
 MINISGL_ROUNDED(rz, kZero)
 MINISGL_ROUNDED(ru, kUp)
 MINISGL_ROUNDED(rd, kDown)

@@ -1,3 +1,5 @@
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:d206b6ce2388
+
 #pragma once
 
 // A stackful context: a stack of its own, on which a thread can stop in the middle of a function and go on later.
@@ -16,8 +18,8 @@
 extern "C" void minisgl_switch_context(void** from, void* to);
 
 #if defined(__x86_64__)
-// The last two instructions are a `ret` that the processor predicts as any jump: its stack of return addresses knows
-// only the stack that we leave.
+// The processor predicts where a `ret` goes from the calls that it has seen. It is right although the stack is another
+// one: all switches are calls from one and the same place. (An indirect jump instead cost 8 ns more per switch.)
 asm(R"(
 .text
 .globl minisgl_switch_context
@@ -38,10 +40,10 @@ minisgl_switch_context:
   popq %r12
   popq %rbx
   popq %rbp
-  popq %rcx
-  jmp *%rcx
+  ret
 .size minisgl_switch_context, . - minisgl_switch_context
 )");
+
 #else
 asm(R"(
 .text
@@ -72,7 +74,7 @@ minisgl_switch_context:
   ldp d12, d13, [sp, #128]
   ldp d14, d15, [sp, #144]
   ldp x29, x30, [sp], #160
-  br x30
+  ret
 .size minisgl_switch_context, . - minisgl_switch_context
 )");
 #endif

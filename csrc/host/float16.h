@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace minisgl::host {
+namespace minisgl::host::small_floats {
 
 template <class F>
 struct RawNumber {
@@ -71,15 +71,15 @@ struct Number {
   friend Number __hfma(Number a, Number b, Number c) {  // the product is exact as a double
     return add_to_odd(static_cast<double>(static_cast<float>(a)) * static_cast<float>(b), static_cast<float>(c));
   }
-  friend Number __hneg(Number a) { return of_code(a.__x ^ 0x8000); }
-  friend Number __habs(Number a) { return of_code(a.__x & 0x7fff); }
+  friend Number __hneg(Number a) { return of_code(__hisnan(a) ? F::kNaN : a.__x ^ 0x8000u); }
+  friend Number __habs(Number a) { return of_code(__hisnan(a) ? F::kNaN : a.__x & F::kMagnitude); }
 
   // The _rn forms keep nvcc from fusing a product and a sum, which nobody does here.
   friend Number __hadd_rn(Number a, Number b) { return __hadd(a, b); }
   friend Number __hsub_rn(Number a, Number b) { return __hsub(a, b); }
   friend Number __hmul_rn(Number a, Number b) { return __hmul(a, b); }
 
-  friend Number saturate(Number a) {  // to [0, 1]; NaN becomes 0
+  static Number saturate(Number a) {  // to [0, 1]; NaN becomes 0
     const float value = a;
     return value > 0 ? value < 1 ? a : Number(1.0f) : Number(0.0f);
   }
@@ -116,7 +116,7 @@ struct Number {
 
   friend bool __hisnan(Number a) { return (a.__x & F::kMagnitude) > F::kOverflow; }
   friend int __hisinf(Number a) { return (a.__x & F::kMagnitude) != F::kOverflow ? 0 : a.__x >> F::kSignBit ? -1 : 1; }
-  friend bool unordered(Number a, Number b) { return __hisnan(a) || __hisnan(b); }
+  static bool unordered(Number a, Number b) { return __hisnan(a) || __hisnan(b); }
 
 #define MINISGL_COMPARE(name, symbol)                                              \
   friend bool __h##name(Number a, Number b) {                                      \
@@ -139,7 +139,7 @@ struct Number {
   friend bool operator>=(Number a, Number b) { return __hge(a, b); }
 
   /// An integer that orders numbers, -0 below +0.
-  friend int order(Number a) { return a.__x >> F::kSignBit ? ~static_cast<int>(a.__x & F::kMagnitude) : a.__x; }
+  static int order(Number a) { return a.__x >> F::kSignBit ? ~static_cast<int>(a.__x & F::kMagnitude) : a.__x; }
 
   friend Number __hmax_nan(Number a, Number b) {
     return unordered(a, b) ? of_code(F::kNaN) : order(a) < order(b) ? b : a;
@@ -294,7 +294,7 @@ struct alignas(4) Pair {
   }
 };
 
-}  // namespace minisgl::host
+}  // namespace minisgl::host::small_floats
 
 // The functions that have the format in their name: `name` is half or bfloat16, F its format. Include it in
 // cuda_fp16.h and cuda_bf16.h, and undefine it there.

@@ -71,6 +71,7 @@ struct Finding {
   uint32_t size = 0;
   Side here, before;  ///< `before` is set for races only
   std::string detail;
+  bool fatal = false;  ///< the launch was ended because of it
   uint64_t count = 0;
 };
 
@@ -94,8 +95,10 @@ class Json {
   Json& key(const char* name) { return value(name), text_ += ':', fresh_ = true, *this; }
   template <std::integral T>
   Json& value(T number) {
-    if constexpr (std::is_same_v<T, bool>) return item(number ? "true" : "false");
-    else return item(std::to_string(number));
+    if constexpr (std::is_same_v<T, bool>)
+      return item(number ? "true" : "false");
+    else
+      return item(std::to_string(number));
   }
   Json& value(const std::string& text) {
     std::string quoted = "\"";
@@ -129,6 +132,9 @@ class Json {
 };
 
 constexpr const char* kCut = "the window holds more accesses or events than max_records; the rest of them is left out";
+constexpr const char* kManyExecutions =
+    "a thread executed an instruction more than 65536 times in a block; figures count the first 65536";
+constexpr const char* kManyLaunches = "there were more launches than one observation holds; the last ones are left out";
 
 /// One observation: from `begin` to `end`, of all launches of one OS thread.
 class Recorder final : public host::Observer {
@@ -151,7 +157,8 @@ class Recorder final : public host::Observer {
   void observe_write(uintptr_t address, std::size_t bytes);
 
   // What the instrumented kernel tells.
-  void access(const void* pc, uintptr_t address, uint32_t size, Kind kind);
+  template <Kind kKind>
+  void access(const void* pc, uintptr_t address, uint32_t size);
   void look(const void* pc, uintptr_t address, uint32_t size);
   void fence();
   void wrong_value(const void* pc, const char* kind, const std::string& detail, bool fatal);
@@ -170,17 +177,20 @@ class Recorder final : public host::Observer {
   const Library& library_of(const void* code);
   void ignore(const Range& range);
   void use(Region& region);
+  template <Kind kKind>
   void check(Instruction& instruction, Region& region, uintptr_t address, uint32_t size, unsigned thread);
   void keep(const Instruction& instruction, const Region& region, uintptr_t address, uint32_t size, unsigned thread,
             uint32_t execution);
   void keep_event(EventRecord::Kind kind, unsigned thread, uint32_t mask, const host::Request* request);
   uint16_t site(const host::Request& request);
-  Finding& found(const char* kind, const Instruction& here, uint16_t before, const Region* region);
-  void found_conflict(const Conflict& conflict, const Instruction& here, const Region& region, uintptr_t address,
-                      uint32_t size);
+  Finding& found(const char* kind, Instruction& here, uint16_t before, const Region* region);
+  Finding& found_at(const char* kind, Instruction& here, uint16_t before, const Region& region, uintptr_t address,
+                    uint32_t size);
+  void found_race(const Touch& race, Instruction& here, const Region& region, uintptr_t address, uint32_t size);
   [[noreturn]] void outside(Instruction& instruction, uintptr_t address, uint32_t size);
   void note(const std::string& text) { notes_.insert(text); }
 
+  static constexpr std::size_t kMaxMemories = 60'000;
   Options options_;
   Shadow shadow_;
   Order order_;
@@ -193,10 +203,12 @@ class Recorder final : public host::Observer {
   // Of the launch.
   host::Launch launch_{};
   unsigned num_threads_ = 0;
-  std::vector<Region*> regions_;                      ///< what the kernel may touch
-  std::vector<std::unique_ptr<Library>> libraries_;   ///< those seen so far
-  std::vector<std::unique_ptr<Region>> ignored_;      ///< the libraries' own data, and this OS thread's stack
-  std::map<uintptr_t, Region> stacks_;                ///< of threads that wait, by their lowest address
+  std::vector<Region*> regions_;                     ///< what the kernel may touch
+  std::vector<std::unique_ptr<Library>> libraries_;  ///< those seen so far
+  std::vector<std::unique_ptr<Region>> ignored_;     ///< the libraries' own data, and this OS thread's stack
+  std::map<uintptr_t, Region> stacks_;               ///< of threads that wait, by their lowest address
+
+  bool watches_ = false;  ///< false if there were too many launches before
 
   // Of the block.
   bool in_block_ = false;
@@ -246,9 +258,10 @@ Recorder::Recorder(Options options) : options_(std::move(options)) {
   ignore({begin, begin + bytes});
 }
 
-
 void Recorder::begin_launch(const host::Launch& launch) {
   if (recorder != this) return;
+  watches_ = memories_.size() + tensors_.size() < kMaxMemories && launches_.size() < kMaxMemories;
+  if (!watches_) return note(kManyLaunches);
   launch_ = launch;
   num_threads_ = launch.block[0] * launch.block[1] * launch.block[2];
   order_.begin_launch();
@@ -266,7 +279,7 @@ void Recorder::begin_launch(const host::Launch& launch) {
 }
 
 void Recorder::end_launch() {
-  if (recorder != this || launches_.empty()) return;
+  if (recorder != this || !watches_) return;
   launches_.back().finished = !in_block_;
   if (in_block_) end_block();  // the launch has failed in the middle of it
   const auto launch = launches_.size() - 1;
@@ -277,7 +290,7 @@ void Recorder::end_launch() {
 }
 
 void Recorder::begin_block(uint64_t block) {
-  if (recorder != this) return;
+  if (recorder != this || !watches_) return;
   block_ = block;
   phase_ = 0;
   order_.begin_block(block);
@@ -286,7 +299,7 @@ void Recorder::begin_block(uint64_t block) {
 }
 
 void Recorder::end_block() {
-  if (recorder != this) return;
+  if (recorder != this || !in_block_) return;
   for (Instruction* instruction : active_) {
     instruction->requests.end_block();
     instruction->active = false;
@@ -370,9 +383,13 @@ void Recorder::fence() {
   if (in_block_) order_.fence(thread());
 }
 
-void Recorder::access(const void* pc, uintptr_t address, uint32_t size, Kind kind) {
-  if (!in_block_) return;
-  Instruction& instruction = instructions_.find(pc, kind, size);
+template <Kind kKind>
+void Recorder::access(const void* pc, uintptr_t address, uint32_t size) {
+  if (!in_block_) {
+    if (kKind != Kind::kLoad) observe_write(address, size);  // by the launcher
+    return;
+  }
+  Instruction& instruction = instructions_.find(pc, kKind, size);
   if (!instruction.region->contains(address, size)) [[unlikely]]
     instruction.region = &locate(instruction, address, size);
   Region& region = *instruction.region;
@@ -380,11 +397,13 @@ void Recorder::access(const void* pc, uintptr_t address, uint32_t size, Kind kin
   if (!instruction.active) {
     instruction.active = true;
     active_.push_back(&instruction);
+    if (instruction.id == Instruction::kUnlisted) instructions_.list(instruction);
   }
   const unsigned thread = this->thread();
-  if (kind == Kind::kAtomic) order_.atomic(thread, address);
-  check(instruction, region, address, size, thread);
+  if (kKind == Kind::kAtomic) order_.atomic(thread, address);
+  check<kKind>(instruction, region, address, size, thread);
   const uint32_t execution = instruction.requests.add(thread, num_threads_, address, size, &region);
+  if (execution == Requests::kMaxExecutions) note(kManyExecutions);
   if (in_window_) keep(instruction, region, address, size, thread, execution);
 }
 
@@ -403,8 +422,10 @@ Region& Recorder::locate(Instruction& instruction, uintptr_t address, uint32_t s
     return *region;
   }
   if (Region* stack = find_stack(address)) return *stack;
+  const auto dynamic_shared =
+      reinterpret_cast<uintptr_t>(launch_.dynamic_shared);  // it lies in a variable, if anywhere
   for (const auto& region : ignored_)
-    if (region->contains(address, size)) return *region;
+    if (region->contains(address, size) && !region->contains(dynamic_shared, 1)) return *region;
   outside(instruction, address, size);
 }
 
@@ -429,32 +450,36 @@ Region* Recorder::find_stack(uintptr_t address) {
   return nullptr;
 }
 
+template <Kind kKind>
 void Recorder::check(Instruction& instruction, Region& region, uintptr_t address, uint32_t size, unsigned thread) {
   const bool global = region.space == Region::Space::kGlobal;
   const uint32_t oldest = global ? order_.launch_start() : order_.block_start();
-  const bool reads = instruction.kind != Kind::kStore, writes = instruction.kind != Kind::kLoad;
-  const auto bit = instruction.kind == Kind::kAtomic ? kAtomicBit : uint16_t{0};
-  const Touch me{order_.now(), static_cast<uint16_t>(thread), static_cast<uint16_t>(instruction.id | bit)};
-  Conflict conflict;
+  constexpr bool kReads = kKind != Kind::kStore, kWrites = kKind != Kind::kLoad;
+  constexpr uint16_t kBit = kKind == Kind::kAtomic ? kAtomicBit : 0;
+  const Touch me{order_.now(), static_cast<uint16_t>(thread), static_cast<uint16_t>(instruction.id | kBit)};
+  Touch race{};
+  bool unwritten = false;
   shadow_.visit(region, address, size, [&](Cell& cell, uint32_t bytes) {
-    const bool unwritten = reads && (global ? region.undefined && cell.write.time == 0 : cell.write.time < oldest);
-    if (writes) {
+    if (kReads) unwritten |= global ? region.undefined && cell.write.time == 0 : cell.write.time < oldest;
+    if (kWrites) {
       if (global && cell.write.time < oldest) region.bytes_written += bytes;
-      if (const auto c = note_write(cell, order_, me, oldest); c.kind != Conflict::Kind::kNone) conflict = c;
+      if (const Touch found = note_write(cell, order_, me, oldest); found.time) race = found;
     } else {
       if (global && cell.read.time < oldest) region.bytes_read += bytes;
-      if (const auto c = note_read(cell, order_, me, oldest); c.kind != Conflict::Kind::kNone) conflict = c;
+      if (const Touch found = note_read(cell, order_, me, oldest); found.time) race = found;
     }
-    if (unwritten) conflict.kind = Conflict::Kind::kUnwritten;
   });
-  if (conflict.kind != Conflict::Kind::kNone) [[unlikely]]
-    found_conflict(conflict, instruction, region, address, size);
+  if (unwritten) [[unlikely]]
+    found_at("read before write", instruction, Side::kNone, region, address, size);
+  if (race.time) [[unlikely]]
+    found_race(race, instruction, region, address, size);
 }
 
 // ---- Findings ----
 
 /// Return the finding of this kind at these instructions, new or known, counted once more.
-Finding& Recorder::found(const char* kind, const Instruction& here, uint16_t before, const Region* region) {
+Finding& Recorder::found(const char* kind, Instruction& here, uint16_t before, const Region* region) {
+  if (here.id == Instruction::kUnlisted) instructions_.list(here);
   const auto [entry, is_new] = findings_.try_emplace({kind, here.id, before});
   Finding& finding = entry->second;
   if (is_new) {
@@ -467,21 +492,23 @@ Finding& Recorder::found(const char* kind, const Instruction& here, uint16_t bef
   return finding;
 }
 
-void Recorder::found_conflict(const Conflict& conflict, const Instruction& here, const Region& region,
-                              uintptr_t address, uint32_t size) {
-  const bool race = conflict.kind == Conflict::Kind::kRace;
-  const bool between_blocks = race && conflict.first.time < order_.block_start();
-  const auto before = static_cast<uint16_t>(race ? conflict.first.instruction & ~kAtomicBit : Side::kNone);
-  Finding& finding = found(!race            ? "read before write"
-                           : between_blocks ? "race between blocks"
-                                            : "race",
-                           here, before, &region);
-  if (finding.count > 1) return;
+Finding& Recorder::found_at(const char* kind, Instruction& here, uint16_t before, const Region& region,
+                            uintptr_t address, uint32_t size) {
+  Finding& finding = found(kind, here, before, &region);
+  if (finding.count > 1) return finding;
   finding.offset = static_cast<int64_t>(address - region.begin);
   finding.size = size;
-  if (!race) return;
-  const Kind kind = instructions_.all()[before]->kind;
-  finding.before = {before, kind, order_.block_at(conflict.first.time).second, conflict.first.thread};
+  return finding;
+}
+
+void Recorder::found_race(const Touch& race, Instruction& here, const Region& region, uintptr_t address,
+                          uint32_t size) {
+  const char* kind = race.time < order_.block_start() ? "race between blocks" : "race";
+  const auto before = static_cast<uint16_t>(race.instruction & ~kAtomicBit);
+  Finding& finding = found_at(kind, here, before, region, address, size);
+  if (finding.count > 1) return;
+  const auto [start, block] = order_.block_at(race.time);
+  finding.before = {before, instructions_.listed()[before]->kind, block, race.thread};
 }
 
 /// Name the memory nearest to an access outside all of it, and end the launch.
@@ -490,7 +517,7 @@ void Recorder::outside(Instruction& instruction, uintptr_t address, uint32_t siz
   uint64_t least = 0;
   for (Region* region : regions_) {
     if (region->span == 0) continue;
-    const uint64_t distance = address < region->begin ? region->begin - address
+    const uint64_t distance = address < region->begin   ? region->begin - address
                               : address < region->end() ? 0
                                                         : address - region->end();
     if (nearest && distance >= least) continue;
@@ -502,6 +529,7 @@ void Recorder::outside(Instruction& instruction, uintptr_t address, uint32_t siz
   Finding& finding = found("out of bounds", instruction, Side::kNone, nearest);
   finding.offset = nearest ? static_cast<int64_t>(address - nearest->begin) : 0;
   finding.size = size;
+  finding.fatal = true;
   host::abandon("an access outside the kernel's memory; the microscope's findings name it");
 }
 
@@ -510,6 +538,7 @@ void Recorder::wrong_value(const void* pc, const char* kind, const std::string& 
   if (!in_block_) return;
   Finding& finding = found(kind, instructions_.find(pc, Kind::kCheck, 0), Side::kNone, nullptr);
   if (finding.count == 1) finding.detail = detail;
+  finding.fatal = fatal;
   if (fatal) host::abandon((std::string(kind) + "; the microscope's findings name it").c_str());
 }
 
@@ -583,6 +612,7 @@ void write(Json& json, const Finding& finding) {
   json.open('{').field("kind", std::string(finding.kind)).field("launch", finding.launch);
   json.field("memory", finding.region ? finding.region->index : -1).field("offset", finding.offset);
   json.field("size", finding.size).field("detail", finding.detail).field("count", finding.count);
+  json.field("fatal", finding.fatal);
   write(json.key("here"), finding.here);
   if (finding.before.instruction != Side::kNone) write(json.key("before"), finding.before);
   json.close('}');
@@ -602,7 +632,7 @@ void write(Json& json, const host::Request& site) {
   json.field("line", site.line).close('}');
 }
 
-void write(Json& json, const std::unique_ptr<Instruction>& instruction) {
+void write(Json& json, const Instruction* instruction) {
   json.open('{').field("kind", static_cast<int>(instruction->kind)).field("size", instruction->size);
   json.field("library", instruction->library).field("address", instruction->offset).close('}');
 }
@@ -622,7 +652,7 @@ const std::string& Recorder::report() {
   json.key("memories").open('[');
   for (const Region* region : memories_) write(json, *region);
   json.close(']');
-  write_list(json, "instructions", instructions_.all());
+  write_list(json, "instructions", instructions_.listed());
   write_list(json, "figures", figures_);
   json.key("findings").open('[');
   for (const auto& [key, finding] : findings_) write(json, finding);

@@ -80,6 +80,9 @@ inline Int to_integer(Float value) {
   return static_cast<Int>(whole);
 }
 
+// A kernel's call of f(x) also looks for f in the namespace of x's type, which must hold nothing that CUDA has not.
+namespace small_floats {
+
 /// A floating-point format of at most 16 bits: one sign bit, and below it a code that grows with the magnitude.
 template <int kExponentBits_, int kMantissaBits_, uint32_t kMaxFinite_, uint32_t kNaN_>
 struct Format {
@@ -96,6 +99,13 @@ using Float16 = Format<5, 10, 0x7bff, 0x7fff>;
 using BFloat16 = Format<8, 7, 0x7f7f, 0x7fff>;
 using E4M3 = Format<4, 3, 0x7e, 0x7f>;
 using E5M2 = Format<5, 2, 0x7b, 0x7f>;
+
+}  // namespace small_floats
+
+using small_floats::BFloat16;
+using small_floats::E4M3;
+using small_floats::E5M2;
+using small_floats::Float16;
 
 /// A number of a small format as a float: always exact. A NaN becomes the GPU's one NaN; that of a bfloat16, which is
 /// half a float, stays as it is.

@@ -1,3 +1,5 @@
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:7a412bfc7fe6
+
 #pragma once
 
 // What the kernels of the CPU target ask of the library behind them (scheduler.cpp), which is built once and linked by
@@ -67,6 +69,7 @@ class Scheduler;
 /// What the loop over a block's threads shares with the scheduler of its OS thread.
 struct Loop {
   unsigned thread_limit;      ///< the loop starts threads below this one; 0 when it must not start any more
+  unsigned row_limit;         ///< the same, or where the current row of the block ends
   bool waited;                ///< whether any thread of this block has ever waited
   const unsigned* block_idx;  ///< x, y, z of the block
   Scheduler* scheduler;

@@ -1,3 +1,5 @@
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:0860065567bd
+
 #include <fiber.h>
 #include <runtime.h>
 
@@ -29,8 +31,6 @@
 namespace minisgl::host {
 
 Observer* observer = nullptr;
-
-namespace {
 
 constexpr unsigned kWarpSize = 32;
 constexpr unsigned kMaxThreads = 1024;
@@ -104,7 +104,7 @@ std::string list(const std::vector<unsigned>& threads, const char* noun) {
 struct Fiber {
   void* context = nullptr;
   std::unique_ptr<Stack> stack;
-  unsigned first = 0;  ///< threads from this one on have been started here; all but the last have returned
+  unsigned first = 0;          ///< threads from this one on have been started here; all but the last have returned
   void* fake_stack = nullptr;  ///< AddressSanitizer's
   const void* bottom = nullptr;
   std::size_t bytes = 0;
@@ -128,8 +128,6 @@ struct Warp {
   Group groups[kWarpSize];
 };
 
-}  // namespace
-
 /// Runs the threads of one block at a time, on one OS thread.
 ///
 /// Threads start one after the other on one stack, as plain calls, until one must wait. That stack is then set aside
@@ -149,20 +147,12 @@ class Scheduler {
   [[noreturn]] void fail(const std::string& message);
 
  private:
-  // Starting and switching.
-  void begin_block();
-  void start_threads();
-  void retire_from(Fiber& fiber);
-  void retire(unsigned thread);
-  Fiber* next_fiber();
-  Fiber* idle_fiber();
-  void go_on();
-  void switch_to(Fiber& fiber);
-  void finish_switch(Fiber& fiber);
-  static void run_fiber();
-  void reset_fibers();
+  bool is_forward() const { return order_.kind == Order::Kind::kForward; }
+  bool is_starting() const { return loop_->thread_limit != 0; }  ///< as opposed to going on with a thread
+  unsigned end_of_warp(unsigned thread) const { return std::min(num_threads_, (thread / kWarpSize + 1) * kWarpSize); }
 
   // Meeting.
+  void arrive(unsigned thread);
   void arrive_at_barrier(unsigned thread);
   void arrive_in_warp(unsigned thread);
   bool complete_if_all_arrived(unsigned warp, Group& group);
@@ -170,6 +160,22 @@ class Scheduler {
   uint64_t shuffled(unsigned warp, unsigned lane, uint32_t lanes);
   bool complete_active_masks();
   void release(unsigned thread, uint64_t result);
+
+  // Who runs next.
+  void go_on();
+  Fiber* next_fiber();
+  Fiber* idle_fiber();
+  void switch_to(Fiber& fiber);
+  void finish_switch(Fiber& fiber);
+  void reset_fibers();
+
+  // Starting.
+  void begin_block();
+  static void run_fiber();
+  void start_threads();
+  void note_started(unsigned thread);
+  void retire_from(Fiber& fiber);
+  void retire(unsigned thread);
 
   // Naming what went wrong.
   std::string block_name() const;
@@ -201,211 +207,24 @@ class Scheduler {
   std::string error_;
 };
 
-// ---- Starting and switching ----
-
-void Scheduler::begin_launch(const Kernel& kernel, Loop& loop, Order order) {
-  kernel_ = &kernel;
-  loop_ = &loop;
-  order_ = order;
-  num_threads_ = kernel.num_threads();
-  loop.scheduler = this;
-  loop.waited = false;
-  main_.first = 0;
-  error_.clear();
-}
-
-void Scheduler::run_block(uint64_t block) {
-  const auto [nx, ny, nz] = kernel_->launch.grid;
-  static_cast<void>(nz);
-  loop_ = kernel_->enter_block(*kernel_, static_cast<unsigned>(block % nx), static_cast<unsigned>(block / nx % ny),
-                               static_cast<unsigned>(block / nx / ny));
-  begin_launch(*kernel_, *loop_, order_);
-  loop_->thread_limit = num_threads_;
-  if (order_.kind == Order::Kind::kForward && !observer) {
-    kernel_->run(*kernel_, 0);
-    if (loop_->waited) finish_block();
-    return;
-  }
-  if (order_.kind != Order::Kind::kForward) {
-    starts_.resize(num_threads_);
-    std::iota(starts_.begin(), starts_.end(), 0u);
-    if (order_.kind == Order::Kind::kReverse) std::reverse(starts_.begin(), starts_.end());
-    uint64_t random = order_.seed * 0x10001 + block;
-    if (order_.kind == Order::Kind::kShuffle)
-      for (unsigned i = num_threads_; i > 1; --i) std::swap(starts_[i - 1], starts_[next_random(random) % i]);
-  }
-  if (observer) observer->begin_block(block);
-  begin_block();
-  loop_->thread_limit = 0;
-  main_.first = num_threads_;  // no thread runs on this stack
-  finish_block();
-  if (observer) observer->end_block();
-}
-
-void Scheduler::begin_block() {
-  loop_->waited = true;
-  next_start_ = num_returned_ = num_at_barrier_ = ready_head_ = ready_count_ = 0;
-  barrier_is_mixed_ = false;
-  for (unsigned i = 0; i < num_threads_; ++i) threads_[i].request = nullptr;
-  for (unsigned first = 0; first < num_threads_; first += kWarpSize) {
-    Warp& warp = warps_[first / kWarpSize];
-    const unsigned lanes = std::min(kWarpSize, num_threads_ - first);
-    warp.returned = lanes == kWarpSize ? 0 : ~uint32_t{0} << lanes;
-    warp.num_groups = 0;
-  }
-}
-
-/// Start threads on the current stack: a whole warp in forward order, else one thread.
-void Scheduler::start_threads() {
-  const bool forward = order_.kind == Order::Kind::kForward;
-  const unsigned first = forward ? next_start_ : starts_[next_start_];
-  loop_->thread_limit = forward ? std::min(num_threads_, (first / kWarpSize + 1) * kWarpSize) : first + 1;
-  next_start_ = forward ? loop_->thread_limit : next_start_ + 1;
-  current_->first = first;
-  kernel_->run(*kernel_, first);
-  retire_from(*current_);
-}
-
-/// Note that all threads of a fiber have returned, when its loop has.
-void Scheduler::retire_from(Fiber& fiber) {
-  const bool was_starting = loop_->thread_limit != 0;
-  const unsigned end = was_starting ? loop_->thread_limit : std::min(fiber.first + 1, num_threads_);
-  if (was_starting && order_.kind == Order::Kind::kForward) next_start_ = end;
-  for (unsigned thread = fiber.first; thread < end; ++thread) retire(thread);
-  fiber.first = end;
-}
-
-void Scheduler::retire(unsigned thread) {
-  Warp& warp = warps_[thread / kWarpSize];
-  warp.returned |= 1u << thread % kWarpSize;
-  ++num_returned_;
-  for (unsigned i = warp.num_groups; i-- > 0;) complete_if_all_arrived(thread / kWarpSize, warp.groups[i]);
-}
-
-/// Who runs next: a fiber with a ready thread, the launch if all is done, or null if it is time to start more threads.
-Fiber* Scheduler::next_fiber() {
-  for (;;) {
-    const bool more = next_start_ < num_threads_;
-    if (more && next_start_ % kWarpSize != 0) return nullptr;  // finish starting a warp: most meetings are inside one
-    if (ready_count_ > 0) {
-      loop_->thread_limit = 0;  // the loop of a fiber that goes on must not start threads of its own
-      const unsigned thread = ready_[ready_head_];
-      ready_head_ = (ready_head_ + 1) % kMaxThreads;
-      --ready_count_;
-      return threads_[thread].fiber;
-    }
-    if (more) return nullptr;
-    if (num_returned_ == num_threads_) return &main_;
-    if (!complete_active_masks()) fail(deadlock());
-  }
-}
-
-Fiber* Scheduler::idle_fiber() {
-  if (idle_.empty()) {
-    fibers_.push_back(std::make_unique<Fiber>());
-    Fiber& fiber = *fibers_.back();
-    fiber.stack = std::make_unique<Stack>(static_cast<unsigned>(fibers_.size()));
-    fiber.bottom = fiber.stack->bottom();
-    fiber.bytes = fiber.stack->bytes();
-    fiber.context = new_context(fiber.stack->top(), fiber.stack->bytes(), &Scheduler::run_fiber);
-    idle_.push_back(&fiber);
-  }
-  Fiber* fiber = idle_.back();
-  idle_.pop_back();
-  return fiber;
-}
-
-/// Leave the current fiber until somebody switches back to it.
-void Scheduler::go_on() {
-  Fiber* next = next_fiber();
-  if (!next) next = idle_fiber();
-  if (next != current_) switch_to(*next);
-}
-
-void Scheduler::switch_to(Fiber& to) {
-  Fiber& from = *current_;
-  current_ = &to;
-#ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(&from.fake_stack, to.bottom, to.bytes);
-#endif
-  switch_context(&from.context, to.context);
-  finish_switch(from);
-}
-
-void Scheduler::finish_switch([[maybe_unused]] Fiber& now) {
-#ifdef __SANITIZE_ADDRESS__
-  const void* bottom;
-  std::size_t bytes;
-  __sanitizer_finish_switch_fiber(now.fake_stack, &bottom, &bytes);
-  if (!main_.bottom) main_.bottom = bottom, main_.bytes = bytes;  // the first switch comes from there
-#endif
-}
-
-/// What every fiber but the launch's own does, for ever.
-void Scheduler::run_fiber() {
-  Scheduler& self = of_this_os_thread();
-  self.finish_switch(*self.current_);
-  for (;;) {
-    self.start_threads();
-    if (Fiber* next = self.next_fiber()) {
-      self.idle_.push_back(self.current_);
-      self.switch_to(*next);
-    }
-  }
-}
-
-void Scheduler::finish_block() {
-  retire_from(main_);
-  while (num_returned_ < num_threads_) {
-    go_on();
-    if (!error_.empty()) break;
-  }
-  loop_->waited = false;
-  main_.first = 0;
-  if (!error_.empty()) {
-    reset_fibers();
-    throw std::runtime_error(std::exchange(error_, {}));
-  }
-}
-
-void Scheduler::fail(const std::string& message) {
-  error_ = message;
-  arriving_ = kNobody;
-  if (current_ != &main_) switch_to(main_);
-  loop_->waited = false;
-  reset_fibers();
-  throw std::runtime_error(std::exchange(error_, {}));
-}
-
-/// Forget what the fibers were doing: a launch has failed in the middle.
-void Scheduler::reset_fibers() {
-  idle_.clear();
-  for (auto& fiber : fibers_) {
-#ifdef __SANITIZE_ADDRESS__
-    __asan_unpoison_memory_region(fiber->stack->bottom(), Stack::kBytes);
-    fiber->fake_stack = nullptr;
-#endif
-    fiber->context = new_context(fiber->stack->top(), fiber->stack->bytes(), &Scheduler::run_fiber);
-    idle_.push_back(fiber.get());
-  }
-}
-
 // ---- Meeting ----
 
 uint64_t Scheduler::wait(unsigned thread, const Request& request) {
   if (!loop_->waited) begin_block();
-  Fiber& fiber = *current_;
-  if (loop_->thread_limit != 0) {  // the threads between the last one that waited here and this one have returned
-    for (unsigned t = fiber.first; t < thread; ++t) retire(t);
-    fiber.first = thread;
-    if (order_.kind == Order::Kind::kForward) {
-      next_start_ = thread + 1;
-      loop_->thread_limit = std::min(num_threads_, (thread / kWarpSize + 1) * kWarpSize);
-    }
-  }
+  if (is_starting()) note_started(thread);
   Thread& me = threads_[thread];
   me.request = &request;
-  me.fiber = &fiber;
+  me.fiber = current_;
+  arrive(thread);
+  if (me.request) {
+    go_on();
+    if (!error_.empty()) fail(std::string(error_));  // this is the launch's own stack: nobody else is woken then
+  }
+  return me.result;
+}
+
+inline void Scheduler::arrive(unsigned thread) {
+  const Request& request = *threads_[thread].request;
   if (observer) observer->arrive(thread, request);
   if (request.wait == Wait::kTrap)
     fail(block_name() + "thread " + std::to_string(thread) + " calls __trap (" + place(request) + ")");
@@ -416,18 +235,6 @@ uint64_t Scheduler::wait(unsigned thread, const Request& request) {
     arrive_in_warp(thread);
   }
   arriving_ = kNobody;
-  if (me.request) {
-    go_on();
-    if (!error_.empty()) fail(std::string(error_));  // this is the launch's own stack: nobody else is woken then
-  }
-  return me.result;
-}
-
-/// Let a thread go on. The one that arrives at the moment runs anyway.
-void Scheduler::release(unsigned thread, uint64_t result) {
-  threads_[thread].request = nullptr;
-  threads_[thread].result = result;
-  if (thread != arriving_) ready_[(ready_head_ + ready_count_++) % kMaxThreads] = static_cast<uint16_t>(thread);
 }
 
 void Scheduler::arrive_at_barrier(unsigned thread) {
@@ -448,10 +255,14 @@ void Scheduler::arrive_at_barrier(unsigned thread) {
   }
   num_at_barrier_ = 0;
   if (observer) observer->sync_block();
-  const bool forward = order_.kind == Order::Kind::kForward;
-  for (unsigned i = 0; i < num_threads_; ++i) {
-    release(forward ? i : starts_[i], result);
-  }
+  for (unsigned i = 0; i < num_threads_; ++i) release(is_forward() ? i : starts_[i], result);
+}
+
+/// Let a thread go on. The one that arrives at the moment runs anyway.
+void Scheduler::release(unsigned thread, uint64_t result) {
+  threads_[thread].request = nullptr;
+  threads_[thread].result = result;
+  if (thread != arriving_) ready_[(ready_head_ + ready_count_++) % kMaxThreads] = static_cast<uint16_t>(thread);
 }
 
 void Scheduler::arrive_in_warp(unsigned thread) {
@@ -530,8 +341,12 @@ void Scheduler::complete_group(unsigned warp, uint32_t lanes) {
     case Wait::kReduceAdd: reduce([](uint32_t a, uint32_t b) { return a + b; }); break;
     case Wait::kReduceMinUnsigned: reduce([](uint32_t a, uint32_t b) { return std::min(a, b); }); break;
     case Wait::kReduceMaxUnsigned: reduce([](uint32_t a, uint32_t b) { return std::max(a, b); }); break;
-    case Wait::kReduceMinSigned: reduce([=](uint32_t a, uint32_t b) { return as_signed(a) < as_signed(b) ? a : b; }); break;
-    case Wait::kReduceMaxSigned: reduce([=](uint32_t a, uint32_t b) { return as_signed(a) > as_signed(b) ? a : b; }); break;
+    case Wait::kReduceMinSigned:
+      reduce([=](uint32_t a, uint32_t b) { return as_signed(a) < as_signed(b) ? a : b; });
+      break;
+    case Wait::kReduceMaxSigned:
+      reduce([=](uint32_t a, uint32_t b) { return as_signed(a) > as_signed(b) ? a : b; });
+      break;
     case Wait::kReduceAnd: reduce([](uint32_t a, uint32_t b) { return a & b; }); break;
     case Wait::kReduceOr: reduce([](uint32_t a, uint32_t b) { return a | b; }); break;
     case Wait::kReduceXor: reduce([](uint32_t a, uint32_t b) { return a ^ b; }); break;
@@ -554,10 +369,10 @@ uint64_t Scheduler::shuffled(unsigned warp, unsigned lane, uint32_t lanes) {
     default: source = first | (operand & ~same_segment);
   }
   if (!(lanes >> source & 1)) {
-    const bool returned = warps_[warp].returned >> source & 1;
+    const bool named = request.mask >> source & 1;
     fail(block_name() + "thread " + std::to_string(warp * kWarpSize + lane) + " (lane " + std::to_string(lane) +
          ") reads lane " + std::to_string(source) + " in " + request.function + " (" + place(request) + "), which " +
-         (returned ? "has returned" : "mask " + hex(request.mask) + " does not name"));
+         (named ? "has returned" : "mask " + hex(request.mask) + " does not name"));
   }
   return threads_[warp * kWarpSize + source].request->value;
 }
@@ -581,6 +396,211 @@ bool Scheduler::complete_active_masks() {
     }
   }
   return any;
+}
+
+// ---- Who runs next ----
+
+/// Leave the current fiber until somebody switches back to it.
+void Scheduler::go_on() {
+  Fiber* next = next_fiber();
+  if (!next) next = idle_fiber();
+  if (next != current_) switch_to(*next);
+}
+
+/// Who runs next: a fiber with a ready thread, the launch if all is done, or null if it is time to start more threads.
+Fiber* Scheduler::next_fiber() {
+  for (;;) {
+    const bool more = next_start_ < num_threads_;
+    if (more && next_start_ % kWarpSize != 0) return nullptr;  // finish starting a warp: most meetings are inside one
+    if (ready_count_ > 0) {
+      loop_->thread_limit = loop_->row_limit = 0;  // the loop of a fiber that goes on must not start threads of its own
+      const unsigned thread = ready_[ready_head_];
+      ready_head_ = (ready_head_ + 1) % kMaxThreads;
+      --ready_count_;
+      return threads_[thread].fiber;
+    }
+    if (more) return nullptr;
+    if (num_returned_ == num_threads_) return &main_;
+    if (!complete_active_masks()) fail(deadlock());
+  }
+}
+
+void Scheduler::switch_to(Fiber& to) {
+  Fiber& from = *current_;
+  current_ = &to;
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(&from.fake_stack, to.bottom, to.bytes);
+#endif
+  switch_context(&from.context, to.context);
+  finish_switch(from);
+}
+
+void Scheduler::finish_switch([[maybe_unused]] Fiber& now) {
+#ifdef __SANITIZE_ADDRESS__
+  const void* bottom;
+  std::size_t bytes;
+  __sanitizer_finish_switch_fiber(now.fake_stack, &bottom, &bytes);
+  if (!main_.bottom) main_.bottom = bottom, main_.bytes = bytes;  // the first switch comes from there
+#endif
+}
+
+Fiber* Scheduler::idle_fiber() {
+  if (idle_.empty()) {
+    auto fiber = std::make_unique<Fiber>();
+    try {
+      fiber->stack = std::make_unique<Stack>(static_cast<unsigned>(fibers_.size()));
+    } catch (const std::bad_alloc&) {  // it must not leave a fiber: nobody would catch it
+      fail("no memory for the stack of a waiting thread; " + std::to_string(fibers_.size()) + " threads have one");
+    }
+    fiber->bottom = fiber->stack->bottom();
+    fiber->bytes = fiber->stack->bytes();
+    fiber->context = new_context(fiber->stack->top(), fiber->stack->bytes(), &Scheduler::run_fiber);
+    idle_.push_back(fiber.get());
+    fibers_.push_back(std::move(fiber));
+  }
+  Fiber* fiber = idle_.back();
+  idle_.pop_back();
+  return fiber;
+}
+
+// ---- Starting ----
+
+/// What every fiber but the launch's own does, for ever.
+void Scheduler::run_fiber() {
+  Scheduler& self = of_this_os_thread();
+  self.finish_switch(*self.current_);
+  for (;;) {
+    self.start_threads();
+    if (Fiber* next = self.next_fiber()) {
+      self.idle_.push_back(self.current_);
+      self.switch_to(*next);
+    }
+  }
+}
+
+/// Start threads on the current stack: a whole warp in forward order, else one thread.
+void Scheduler::start_threads() {
+  const unsigned first = is_forward() ? next_start_ : starts_[next_start_];
+  loop_->thread_limit = is_forward() ? end_of_warp(first) : first + 1;
+  next_start_ = is_forward() ? loop_->thread_limit : next_start_ + 1;
+  current_->first = first;
+  kernel_->run(*kernel_, first);
+  retire_from(*current_);
+}
+
+/// A thread that this stack has started waits for the first time; those that it started before have returned.
+inline void Scheduler::note_started(unsigned thread) {
+  for (unsigned t = current_->first; t < thread; ++t) retire(t);
+  current_->first = thread;
+  if (!is_forward()) return;
+  next_start_ = thread + 1;
+  loop_->thread_limit = end_of_warp(thread);
+  loop_->row_limit = std::min(loop_->row_limit, loop_->thread_limit);
+}
+
+/// Note that all threads of a fiber have returned, when its loop has.
+void Scheduler::retire_from(Fiber& fiber) {
+  const unsigned end = is_starting() ? loop_->thread_limit : std::min(fiber.first + 1, num_threads_);
+  if (is_starting() && is_forward()) next_start_ = end;
+  for (unsigned thread = fiber.first; thread < end; ++thread) retire(thread);
+  fiber.first = end;
+}
+
+void Scheduler::retire(unsigned thread) {
+  Warp& warp = warps_[thread / kWarpSize];
+  warp.returned |= 1u << thread % kWarpSize;
+  ++num_returned_;
+  for (unsigned i = warp.num_groups; i-- > 0;) complete_if_all_arrived(thread / kWarpSize, warp.groups[i]);
+}
+
+void Scheduler::begin_launch(const Kernel& kernel, Loop& loop, Order order) {
+  kernel_ = &kernel;
+  loop_ = &loop;
+  order_ = order;
+  num_threads_ = kernel.num_threads();
+  loop.scheduler = this;
+  loop.waited = false;
+  main_.first = 0;
+  error_.clear();
+}
+
+void Scheduler::run_block(uint64_t block) {
+  const auto [nx, ny, nz] = kernel_->launch.grid;
+  static_cast<void>(nz);
+  loop_ = kernel_->enter_block(*kernel_, static_cast<unsigned>(block % nx), static_cast<unsigned>(block / nx % ny),
+                               static_cast<unsigned>(block / nx / ny));
+  begin_launch(*kernel_, *loop_, order_);
+  loop_->thread_limit = num_threads_;
+  if (is_forward() && !observer) {
+    kernel_->run(*kernel_, 0);
+    if (loop_->waited) finish_block();
+    return;
+  }
+  if (!is_forward()) {
+    starts_.resize(num_threads_);
+    std::iota(starts_.begin(), starts_.end(), 0u);
+    if (order_.kind == Order::Kind::kReverse) std::reverse(starts_.begin(), starts_.end());
+    uint64_t random = order_.seed * 0x10001 + block;
+    if (order_.kind == Order::Kind::kShuffle)
+      for (unsigned i = num_threads_; i > 1; --i) std::swap(starts_[i - 1], starts_[next_random(random) % i]);
+  }
+  if (observer) observer->begin_block(block);
+  begin_block();
+  loop_->thread_limit = 0;
+  main_.first = num_threads_;  // no thread runs on this stack
+  finish_block();
+  if (observer) observer->end_block();
+}
+
+void Scheduler::begin_block() {
+  loop_->waited = true;
+  next_start_ = num_returned_ = num_at_barrier_ = ready_head_ = ready_count_ = 0;
+  barrier_is_mixed_ = false;
+  for (unsigned i = 0; i < num_threads_; ++i) threads_[i].request = nullptr;
+  for (unsigned first = 0; first < num_threads_; first += kWarpSize) {
+    Warp& warp = warps_[first / kWarpSize];
+    const unsigned lanes = std::min(kWarpSize, num_threads_ - first);
+    warp.returned = lanes == kWarpSize ? 0 : ~uint32_t{0} << lanes;
+    warp.num_groups = 0;
+  }
+}
+
+void Scheduler::finish_block() {
+  retire_from(main_);
+  while (num_returned_ < num_threads_) {
+    go_on();
+    if (!error_.empty()) break;
+  }
+  loop_->waited = false;
+  main_.first = 0;
+  if (!error_.empty()) {
+    reset_fibers();
+    throw std::runtime_error(std::exchange(error_, {}));
+  }
+}
+
+// ---- Failing ----
+
+void Scheduler::fail(const std::string& message) {
+  error_ = message;
+  arriving_ = kNobody;
+  if (current_ != &main_) switch_to(main_);
+  loop_->waited = false;
+  reset_fibers();
+  throw std::runtime_error(std::exchange(error_, {}));
+}
+
+/// Forget what the fibers were doing: a launch has failed in the middle.
+void Scheduler::reset_fibers() {
+  idle_.clear();
+  for (auto& fiber : fibers_) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(fiber->stack->bottom(), Stack::kBytes);
+    fiber->fake_stack = nullptr;
+#endif
+    fiber->context = new_context(fiber->stack->top(), fiber->stack->bytes(), &Scheduler::run_fiber);
+    idle_.push_back(fiber.get());
+  }
 }
 
 // ---- Naming what went wrong ----
@@ -611,11 +631,12 @@ std::string Scheduler::waiting() const {
   }
   std::string text;
   for (const auto& [request, threads] : places) {
-    text += (text.empty() ? "" : "; ") + list(threads, "thread") + (threads.size() == 1 ? " waits" : " wait") +
-            " at " + request->function + " (" + place(*request) + ")";
+    text += (text.empty() ? "" : "; ") + list(threads, "thread") + (threads.size() == 1 ? " waits" : " wait") + " at " +
+            request->function + " (" + place(*request) + ")";
     if (!waits_for_block(request->wait)) text += " for lanes " + hex(request->mask);
   }
-  if (!returned.empty()) text += "; " + list(returned, "thread") + (returned.size() == 1 ? " has" : " have") + " returned";
+  if (!returned.empty())
+    text += "; " + list(returned, "thread") + (returned.size() == 1 ? " has" : " have") + " returned";
   return text;
 }
 
@@ -634,15 +655,11 @@ uint64_t wait(const Loop& loop, unsigned thread, const Request& request) {
   return loop.scheduler->wait(thread, request);
 }
 
-void abandon(const char* message) {
-  Scheduler::of_this_os_thread().fail(message);
-}
+void abandon(const char* message) { Scheduler::of_this_os_thread().fail(message); }
 
 bool is_plain() { return !observer && read_order().kind == Order::Kind::kForward; }
 
-void begin_plain(const Kernel& kernel, Loop& loop) {
-  Scheduler::of_this_os_thread().begin_launch(kernel, loop, {});
-}
+void begin_plain(const Kernel& kernel, Loop& loop) { Scheduler::of_this_os_thread().begin_launch(kernel, loop, {}); }
 
 void finish_block(const Loop& loop) { loop.scheduler->finish_block(); }
 

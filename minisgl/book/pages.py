@@ -48,13 +48,15 @@ class Page:
             return _fence(output.text, ".text .output") if output.name == "stdout" else ""
         if output.output_type == "error":
             return _fence("\n".join(output.traceback), ".text .output")
+        if "currentColor" in (svg := output.data.get("image/svg+xml", "")):
+            return _html(output.data.get("text/html", svg))
         for kind, suffix in _PICTURES.items():
             if kind in output.data:
                 return self.picture(cell, output.data[kind], suffix)
         if "text/markdown" in output.data:
             return rewrite_links(self.chapter.root, output.data["text/markdown"], self.copies)
         if "text/html" in output.data:
-            return f'<div class="output" markdown="0">\n{output.data["text/html"].strip()}\n</div>'
+            return _html(output.data["text/html"])
         return _fence(output.data.get("text/plain", ""), ".text .output")
 
     def picture(self, cell: Cell, data: str, suffix: str) -> str:
@@ -128,6 +130,11 @@ def _first_paragraph(chapter: Chapter) -> str:
             if prose and not prose.startswith(("<!--", "|", "```", "![", "> ")):
                 return rewrite_links(chapter.root, prose, {})
     return ""
+
+
+def _html(text: str) -> str:
+    """Put HTML into the page as it is: so must a drawing in the page's own colour, which an image would not know."""
+    return f'<div class="output" markdown="0">\n{text.strip()}\n</div>'
 
 
 def _code(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:c71aa158d229
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:ed6e11726669
 
 """Compilers, the build cache, and the two targets that kernels are built for."""
 

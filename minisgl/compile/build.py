@@ -1,10 +1,14 @@
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:1e9bbc100887
+
 """From a piece of C++ to a loaded module: hash it, build it if nobody has yet, load it."""
 
 import hashlib
+import os
 import re
 import subprocess
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import tvm_ffi
@@ -67,7 +71,8 @@ def _build(name: str, unit: str, files: dict[str, Path], target: Target, librari
         if attempt in _failures:
             raise CompileError(_failures[attempt])
     try:
-        return get_or_build(key, f"{name}.so", lambda folder: _compile(folder, name, unit, files, target, libraries))
+        compile_into = partial(_compile, name=name, unit=unit, files=files, target=target, libraries=libraries)
+        return get_or_build(key, f"{name}.so", compile_into)
     except CompileError as error:
         with _failures_lock:
             _failures[attempt] = str(error)
@@ -75,7 +80,7 @@ def _build(name: str, unit: str, files: dict[str, Path], target: Target, librari
 
 
 def _compile(
-    folder: Path, name: str, unit: str, files: dict[str, Path], target: Target, libraries: Sequence[Path]
+    folder: Path, name: str, unit: str, *, files: dict[str, Path], target: Target, libraries: Sequence[Path]
 ) -> None:
     source, output = folder / f"{name}{target.suffix}", folder / f"{name}.so"
     source.write_text(unit)
@@ -102,8 +107,15 @@ def _include_path(target: Target) -> list[Path]:
 
 def _run(command: list[str], output: Path, unit: Path) -> str:
     """Run a compiler and return what it said. Raises CompileError with that if there is no `output`."""
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's, for us
     result = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     if result.returncode != 0 or not output.is_file():
         message = result.stderr.strip() or result.stdout.strip()

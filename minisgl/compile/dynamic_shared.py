@@ -1,3 +1,5 @@
+# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:214509fb0b75
+
 """Dynamic shared memory for the CPU target: `extern __shared__ T name[];` becomes a pointer to the block's buffer."""
 
 import re

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:d5f522971a64
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:610b14109f96
 
 """Where the C++ and CUDA sources are: the package's own, and this session's edits on top of them."""
 

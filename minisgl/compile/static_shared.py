@@ -1,3 +1,5 @@
+# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:d3b775de9ef9
+
 """The limit on static shared memory, which nvcc's assembler enforces for a GPU and nobody for the CPU."""
 
 import re

@@ -1,4 +1,4 @@
-# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:73cae442098f
+# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:37b5fb52cd33
 
 """The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
 
@@ -75,7 +75,7 @@ def host_target(*, instrument: bool = True) -> Target:
             )
         if sanitizer == "address" and "libasan" not in Path("/proc/self/maps").read_text():
             raise ToolchainError(
-                "MINISGL_SANITIZE=address: its library must be loaded before Python, and that of C++ with it: start with "
+                "MINISGL_SANITIZE=address: its library, and that of C++, must be loaded before Python: start with "
                 'LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"'
             )
         flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -83,7 +83,9 @@ def host_target(*, instrument: bool = True) -> Target:
 
 
 # -fno-strict-aliasing: CUDA code reads any tensor through vector types, and nvcc allows it.
+# A kernel has no floating-point traps, no errno, and here the same roundings on every processor: nothing is fused.
 _HOST_FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
+_HOST_FLAGS += ["-fno-trapping-math", "-fno-math-errno", "-ffp-contract=off"]
 _HOST_FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fmax-errors=3"]
 
 

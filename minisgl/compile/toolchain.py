@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:9fad20421c4e
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:299c18efc11d
 
 """Which compilers this machine has. Nothing here starts a process: a cached kernel must load without one."""
 

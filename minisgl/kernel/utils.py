@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:27b822b70915
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:4d9dd5be9781
 
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 

@@ -29,15 +29,17 @@ struct alignas(sizeof(T) * kSize) Vector {
 /// Add up `value` over the threads of a block; every thread gets the sum.
 template <int kNumThreads>
 __device__ __forceinline__ float block_sum(float value) {
-  __shared__ float warp_sums[kNumThreads / kWarpSize];
+  constexpr int kNumWarps = kNumThreads / kWarpSize;
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
     value += __shfl_xor_sync(0xffffffff, value, distance);
   }
+  if constexpr (kNumWarps == 1) return value;
+  __shared__ float warp_sums[kNumWarps];
   if (threadIdx.x % kWarpSize == 0) warp_sums[threadIdx.x / kWarpSize] = value;
   __syncthreads();
   // Every thread adds the few sums itself: that is cheaper than a second round of shuffles and a second barrier.
   float sum = 0;
-  for (int warp = 0; warp < kNumThreads / kWarpSize; ++warp) sum += warp_sums[warp];
+  for (int warp = 0; warp < kNumWarps; ++warp) sum += warp_sums[warp];
   return sum;
 }
 
@@ -83,21 +85,21 @@ __global__ __launch_bounds__(kNumThreads) void rmsnorm_kernel(const __grid_const
 template <class T, int kNumThreads>
 void launch_rmsnorm(const RMSNormKernelParams& params, int64_t num_rows, DLDevice device) {
   constexpr int kVectorSize = 16 / sizeof(T);
-  const auto launch = LaunchKernel(static_cast<unsigned>(num_rows), kNumThreads, device);
+  auto launch = LaunchKernel(static_cast<unsigned>(num_rows), kNumThreads, device);
   const int width =
       warp::max_vector_bytes({reinterpret_cast<intptr_t>(params.output), reinterpret_cast<intptr_t>(params.input),
                               reinterpret_cast<intptr_t>(params.weight), params.output_stride * int64_t{sizeof(T)},
                               params.input_stride * int64_t{sizeof(T)}});
   if (width == 16) {
-    LaunchKernel(launch).run<rmsnorm_kernel<T, kVectorSize, kNumThreads>>(params);
+    launch.run<rmsnorm_kernel<T, kVectorSize, kNumThreads>>(params);
   } else {
-    LaunchKernel(launch).run<rmsnorm_kernel<T, 1, kNumThreads>>(params);
+    launch.run<rmsnorm_kernel<T, 1, kNumThreads>>(params);
   }
 }
 
 /// input and output [M, N], rows apart as they like; weight [N]; float16, bfloat16 or float32.
 template <int kNumThreads>
-void rmsnorm(TensorView input, TensorView weight, TensorView output, double epsilon) {
+void rmsnorm(TensorView input, TensorView weight, double epsilon, TensorView output) {
   static_assert(kNumThreads % kWarpSize == 0 && kNumThreads >= 8, "whole warps, and a thread per column of the tail");
   auto M = SymbolicSize("M"), N = SymbolicSize("N");
   auto dtype = SymbolicDType({{kDLFloat, 16, 1}, {kDLBfloat, 16, 1}, {kDLFloat, 32, 1}});

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from minisgl import microscope
 from minisgl.compile.machine_code import machine_code
-from minisgl.kernel.utils import make_unit
+from minisgl.kernel.utils import load_jit, make_unit
 
 if TYPE_CHECKING:
     from tests.host.conftest import Machine
 
 FOLDER = Path(__file__).parent
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
-FUNCTIONS = {
-    "rmsnorm": "rmsnorm<128>",
+FUNCTIONS = {  # by name; what is before an underscore names the source
+    "rmsnorm_block": "rmsnorm<128>",
+    "rmsnorm_warp": "rmsnorm<32>",  # the quickest on a CPU: a barrier or shuffle costs as much for every thread
     "softmax": "softmax<128>",
     "scan": "scan<256>",
     "topk": "topk<128>",
@@ -31,9 +33,13 @@ FUNCTIONS = {
 }
 
 
+def source(name: str) -> Path:
+    return FOLDER / f"{name.partition('_')[0]}.cu"
+
+
 def run(machine: Machine, name: str, *arguments: object, outputs: Sequence[torch.Tensor]) -> None:
     """Run kernel `name`, which fills `outputs`; on the CPU in every thread order."""
-    kernel = getattr(machine.load(FOLDER / f"{name}.cu", [(name, FUNCTIONS[name])]), name)
+    kernel = getattr(machine.load(source(name), [(name, FUNCTIONS[name])]), name)
     machine.in_every_order(lambda: kernel(*arguments), *outputs)
 
 
@@ -65,11 +71,12 @@ def assert_within_one_ulp(actual: torch.Tensor, expected: torch.Tensor, float_er
         (2, 4096, 0),
     ],
 )
-def test_rmsnorm(machine: Machine, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["rmsnorm_block", "rmsnorm_warp"])
+def test_rmsnorm(machine: Machine, name: str, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
     x = strided(rows, columns, dtype, machine.device, gap=gap)
     weight = torch.randn(columns, device=machine.device).to(dtype)
     y = torch.empty(rows, columns, dtype=dtype, device=machine.device)
-    run(machine, "rmsnorm", x, weight, y, 1e-5, outputs=[y])
+    run(machine, name, x, weight, 1e-5, y, outputs=[y])
     expected = torch.nn.functional.rms_norm(x.double(), (columns,), weight.double(), 1e-5)
     # Float: two roundings a term, log2(columns) of them in a sum and a few after it; measured below 4e-7.
     assert_within_one_ulp(y, expected, 1e-6)
@@ -145,10 +152,49 @@ def test_gemm(machine: Machine, m: int, n: int, k: int, dtype: torch.dtype) -> N
     assert ((c.double() - exact).abs() <= bound).all()
 
 
+def observed_arguments(name: str, dtype: torch.dtype) -> tuple[list[object], dict[str, torch.Tensor]]:
+    """Return the inputs of a kernel, and its outputs by name, which come after them."""
+    if name.startswith("rmsnorm"):
+        weight = torch.randn(1024).to(dtype)
+        return [strided(3, 1024, dtype, "cpu", gap=8), weight, 1e-5], {"output": torch.empty(3, 1024, dtype=dtype)}
+    if name == "softmax":
+        return [strided(3, 300, dtype, "cpu", gap=1)], {"output": torch.empty(3, 300, dtype=dtype)}
+    if name == "scan":
+        x, sums = torch.randint(-9, 9, (3000,), dtype=torch.int32), torch.empty(3, dtype=torch.int32)
+        return [x], {"output": torch.empty_like(x), "tile_sums": sums}
+    if name == "topk":
+        return [torch.randn(5, 100)], {"values": torch.empty(5, 8), "indices": torch.empty(5, 8, dtype=torch.int32)}
+    if name == "transpose":
+        return [strided(70, 35, dtype, "cpu", gap=5)], {"output": torch.empty(35, 70, dtype=dtype)}
+    a, b = strided(70, 40, dtype, "cpu", gap=1), strided(40, 65, dtype, "cpu", gap=0)
+    return [a, b], {"c": torch.empty(70, 65, dtype=dtype)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_silent_under_the_microscope(name: str, dtype: torch.dtype) -> None:
+    """No finding, though the outputs start undefined; all their bytes are written; the microscope changes no result."""
+
+    def launch(*arguments: object) -> None:
+        wrapper = (name, f"minisgl::test::{FUNCTIONS[name]}")
+        module = load_jit(name, cuda_files=[source(name)], cuda_wrappers=[wrapper], target="host")
+        getattr(module, name)(*arguments)
+
+    inputs, outputs = observed_arguments(name, dtype)
+    launch(*inputs, *outputs.values())
+    expected = {output: tensor.clone() for output, tensor in outputs.items()}
+    view = microscope.observe(launch, *inputs, *outputs.values(), undefined=tuple(outputs))
+    assert [str(finding) for finding in view.findings] == []
+    assert view.error is None
+    for output, tensor in outputs.items():
+        assert torch.equal(tensor, expected[output])
+        assert tensor.nbytes in [memory.bytes_written for memory in view.memories if memory.name == output]
+
+
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_compiled_by_nvcc(name: str, arch: str) -> None:
-    files = [FOLDER / f"{name}.cu"]
+    files = [source(name)]
     for kernel in machine_code(name, make_unit(files, [(name, f"minisgl::test::{FUNCTIONS[name]}")]), files, arch):
         assert kernel.spill_bytes == kernel.stack_bytes == 0, f"{kernel.name} keeps values of a thread in memory"
         assert kernel.registers <= 64, f"{kernel.name}: fewer than 1024 threads fit on a multiprocessor"

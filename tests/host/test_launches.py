@@ -110,7 +110,7 @@ def test_device_properties(kernels: tvm_ffi.Module) -> None:
 def test_shape_that_no_gpu_takes(machine: Machine, kernels: tvm_ffi.Module, shape: tuple[int, ...]) -> None:
     if machine.device == "cuda":
         pytest.skip("the launcher reads the shape from memory of the CPU")
-    with pytest.raises(RuntimeError, match="launch_shape: kernel launch: invalid configuration argument"):
+    with pytest.raises(RuntimeError, match=r"launch_shape: kernel launch .*: invalid configuration argument"):
         kernels.launch_shape(torch.tensor(shape, dtype=torch.int32))
     kernels.launch_shape(torch.tensor([1, 65535, 1, 1024, 1, 1], dtype=torch.int32))
 

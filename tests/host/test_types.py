@@ -1,17 +1,23 @@
 """CUDA's vector and small floating-point types: every conversion and operation against exact arithmetic in NumPy."""
 
+from __future__ import annotations
+
 import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-import tvm_ffi
 
 from minisgl.kernel.utils import load_jit
+
+if TYPE_CHECKING:
+    from tests.host.conftest import Machine
 
 SOURCE = Path(__file__).with_name("types.cu")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy warns of NaNs and infinities
@@ -70,8 +76,8 @@ class Format:
         code = np.where(np.isinf(x), self.overflow, code)
         return np.where(np.isnan(x), -1, code + (negative.astype(np.int64) << (self.bits - 1)))
 
-    def round_large(self, negative: Array, mode: str) -> Array:
-        away = {"rn": np.True_, "rz": np.False_, "ru": ~negative, "rd": negative}[mode]
+    def round_large(self, negative: Any, mode: str) -> Array:
+        away: Any = {"rn": np.True_, "rz": np.False_, "ru": ~negative, "rd": negative}[mode]
         return np.where(away, self.overflow, self.overflow - 1)
 
     def codes(self) -> Array:
@@ -157,25 +163,23 @@ def signatures() -> dict[str, tuple[str, ...]]:
         kernels += [("Convert", two, "__nv_bfloat162"), ("Convert", "float2", two)]
     kernels += [("DoubleToE4M3", byte, "double"), ("HalfToE5M2", byte, "__half_raw")]
     kernels += [("BFloat16ToE4M3", byte, "__nv_bfloat16_raw"), ("PackE4M3", "unsigned short", "float", "float")]
+    kernels += [("OwnNames", "unsigned short", "__half")]
     kernels += [("UnpackE5M2", "__half2", "unsigned short"), ("MakeFloat4", "float4", "float", "float", "float")]
     kernels += [("MakeShort2", "short2", "short", "short"), ("MakeUChar4", "uchar4", byte, byte, byte)]
     kernels += [("MakeLongLong2", "longlong2", "long long", "long long")]
     return {"_".join(kernel).replace(" ", "_"): kernel for kernel in kernels}
 
 
-def build(target: str, arch: str | None = None) -> tvm_ffi.Module:
-    wrappers = []
-    for name, (op, *types) in signatures().items():
-        wrappers.append((name, f"minisgl::test::map<minisgl::test::{op}, {', '.join(types)}>"))
-    return load_jit("types", cuda_files=[SOURCE], cuda_wrappers=wrappers, target=target, arch=arch)  # type: ignore[arg-type]
+def exports() -> list[tuple[str, str]]:
+    return [(name, f"map<minisgl::test::{op}, {', '.join(types)}>") for name, (op, *types) in signatures().items()]
 
 
 class Functions:
     """Calls kernels on NumPy arrays of raw bits or numbers: `f("Add", "__half", "__half", "__half")(a, b)`."""
 
-    def __init__(self, target: str) -> None:
-        self.module = build(target)
-        self.device = "cuda" if target == "cuda" else "cpu"
+    def __init__(self, machine: Machine) -> None:
+        self.module = machine.load(SOURCE, exports())
+        self.device = machine.device
 
     def __call__(self, *signature: str, result: type = np.uint16, per_item: int = 1) -> Callable[..., Array]:
         function = getattr(self.module, "_".join(signature).replace(" ", "_"))
@@ -191,11 +195,9 @@ class Functions:
         return call
 
 
-@pytest.fixture(scope="module", params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
-def f(request: pytest.FixtureRequest) -> Functions:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here; the same source is tested on the CPU")
-    return Functions(request.param)
+@pytest.fixture
+def f(machine: Machine) -> Functions:
+    return Functions(machine)
 
 
 def assert_codes(format: Format, got: Array, expected: Array, *inputs: Array) -> None:
@@ -216,7 +218,7 @@ def hard_floats(format: Format) -> Array:
     beside = [edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges, np.float32(np.inf))]
     tiny = np.arange(64, dtype=np.uint32).view(np.float32)
     positive = np.concatenate([*beside, tiny])
-    random = RNG.integers(0, 1 << 32, 1 << 21, dtype=np.uint32).view(np.float32)
+    random = RNG.integers(0, 1 << 32, 1 << 20, dtype=np.uint32).view(np.float32)
     return np.concatenate([positive, -positive, random])
 
 
@@ -267,8 +269,8 @@ def test_float_in_a_direction(f: Functions, format: Format, name: str, mode: str
 
 @pytest.mark.parametrize(("format", "name"), [(HALF, "Half"), (BFLOAT16, "BFloat16")])
 def test_double_is_rounded_once(f: Functions, format: Format, name: str) -> None:
-    x = hard_floats(format)[: 1 << 19].astype(np.float64)
-    x = np.concatenate([x, np.nextafter(x, np.inf), np.nextafter(x, -np.inf), x * 1e30, x * 1e-30, x * 1e200])
+    x = hard_floats(format)[: 1 << 17].astype(np.float64)
+    x = np.concatenate([x, np.nextafter(x, np.inf), np.nextafter(x, -np.inf), x * 1e30, x * 1e-30, x * 1e200, -x])
     for signature in ((f"{name}FromDouble", format.cpp, "double"), ("Convert", format.cpp, "double")):
         assert_codes(format, f(*signature)(x), format.rounded(x), x)
 
@@ -301,7 +303,7 @@ def test_integers_to_16_bits(f: Functions, mode: str) -> None:
 def test_16_bits_to_integers(f: Functions, op: str) -> None:
     cpp, integer = TO_INTEGER[op]
     format = HALF if cpp == HALF.cpp else BFLOAT16
-    dtype = {"int": np.int32, "short": np.int16, "unsigned short": np.uint16, "unsigned": np.uint32}
+    dtype: dict[str, Any] = {"int": np.int32, "short": np.int16, "unsigned short": np.uint16, "unsigned": np.uint32}
     dtype |= {"unsigned char": np.uint8, "long long": np.int64, "unsigned long long": np.uint64}
     limits = np.iinfo(dtype[integer])
     codes = format.codes()
@@ -310,7 +312,7 @@ def test_16_bits_to_integers(f: Functions, op: str) -> None:
     nan = 1 << 63 if limits.bits == 64 else 0
     nan = nan - (1 << 64) if integer == "long long" else nan
     clamped = [nan if x != x else limits.max if x > limits.max else limits.min if x < limits.min else int(x)
-               for x in whole]  # fmt: skip
+               for x in whole.tolist()]  # fmt: skip
     assert np.array_equal(f(op, integer, cpp, result=dtype[integer])(codes), np.array(clamped, dtype=dtype[integer]))
 
 
@@ -328,8 +330,13 @@ def test_arithmetic(f: Functions, format: Format, op: str) -> None:
     assert_codes(format, f(op, format.cpp, format.cpp, format.cpp)(a, b), format.rounded(exact), a, b)
 
 
+@cache
+def positive_values(format: Format) -> list[float]:
+    return format.positive().tolist()
+
+
 def exactly_rounded(format: Format, x: Fraction, mode: str = "rn") -> int:
-    table, negative = format.positive().tolist(), x < 0
+    table, negative = positive_values(format), x < 0
     below = bisect.bisect_right(table, abs(x)) - 1
     if below == format.overflow:
         code = int(format.round_large(np.bool_(negative), mode))
@@ -345,7 +352,7 @@ def exactly_rounded(format: Format, x: Fraction, mode: str = "rn") -> int:
 def hard_triples(format: Format, count: int) -> Array:
     """Return codes a, b, c: random ones, and such that a * b lies at or near a tie that a tiny c decides."""
     one = int(format.rounded(np.array([1.0]))[0])
-    a, b = (one + RNG.integers(0, 4 << format.mantissa, (2, count)) for _ in range(1))
+    a, b = one + RNG.integers(0, 4 << format.mantissa, (2, count))
     a = np.where(RNG.random(count) < 0.5, RNG.integers(0, format.overflow, count), a)
     c = RNG.integers(0, format.overflow, count)
     c = np.where(RNG.random(count) < 0.3, RNG.integers(0, 64, count), c)
@@ -364,7 +371,7 @@ def test_fused_multiply_add_is_rounded_once(f: Functions, format: Format) -> Non
     zero = (got & 0x7FFF == 0) & (expected & 0x7FFF == 0)  # a Fraction's zero has no sign
     assert_codes(format, np.where(zero, 0, got), np.where(zero, 0, expected), a, b, c)
     twice = format.rounded(format.values(f("Multiply", *[format.cpp] * 3)(a, b)) + format.values(c))
-    assert (got != twice).sum() > 100, "these triples would not notice two roundings"
+    assert (got != twice).sum() > 50, "these triples would not notice two roundings"
 
     values = format.values(expected)
     relu = f("HFmaRelu", *[format.cpp] * 4)(a, b, c)
@@ -418,9 +425,8 @@ def test_minimum_and_maximum(f: Functions, format: Format, op: str) -> None:
 def test_signs(f: Functions, format: Format) -> None:
     codes = format.codes()
     nan = np.isnan(format.values(codes))
-    for op, expected in (("Negate", codes ^ 0x8000), ("HAbs", codes & 0x7FFF)):
-        got = f(op, format.cpp, format.cpp)(codes)
-        assert_codes(format, got, np.where(nan, -1, expected), codes)
+    assert np.array_equal(f("Negate", format.cpp, format.cpp)(codes), np.where(nan, 0x7FFF, codes ^ 0x8000))
+    assert np.array_equal(f("HAbs", format.cpp, format.cpp)(codes), np.where(nan, 0x7FFF, codes & 0x7FFF))
 
 
 @pytest.mark.parametrize("format", SIXTEEN)
@@ -441,6 +447,11 @@ def test_functions(f: Functions, format: Format, op: str) -> None:
 def signed_order(codes: Array) -> Array:
     codes = codes.astype(np.int64)
     return np.where(codes & 0x8000, -(codes & 0x7FFF), codes & 0x7FFF)
+
+
+def test_a_kernel_may_have_functions_of_the_same_names(f: Functions) -> None:
+    codes = np.array([0x3800, 0x3C00, 0x4000, 0xC000], dtype=np.uint16)
+    assert f("OwnNames", "unsigned short", "__half")(codes).tolist() == [0x3800, 0x3C00, 0x3C00, 0xC000]
 
 
 # Pairs. --------------------------------------------------------------------------------------------------------------
@@ -588,4 +599,5 @@ def test_make_functions(f: Functions) -> None:
 
 
 def test_the_source_compiles_for_a_gpu() -> None:
-    build("cuda", "sm_90")
+    wrappers = [(name, f"minisgl::test::{function}") for name, function in exports()]
+    load_jit("types", cuda_files=[SOURCE], cuda_wrappers=wrappers, target="cuda", arch="sm_90")

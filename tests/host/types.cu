@@ -137,6 +137,21 @@ OP(LongRn, __bfloat162ll_rn(a))
 OP(LongRd, __bfloat162ll_rd(a))
 OP(ULongRz, __bfloat162ull_rz(a))
 
+// A kernel may have functions of its own under names that the CPU target uses inside.
+template <class T>
+__device__ T minimum(T a, T b) {
+  return a < b ? a : b;
+}
+template <class T>
+__device__ T saturate(T a) {
+  return minimum(a, T(1.0f));
+}
+template <class T>
+__device__ unsigned short to_bits(T a) {
+  return __half_as_ushort(saturate(a));
+}
+OP(OwnNames, to_bits(a))
+
 // Pairs. --------------------------------------------------------------------------------------------------------------
 
 OP(HAdd2, __hadd2(a, b))

@@ -131,7 +131,7 @@ class Recorder:
                     self._access(block, index, phase, found, executions)
                 else:
                     del lives[index]
-            if lives and set(waiting) == set(lives) and all(wait.whole_block for wait in waiting.values()):
+            if len(waiting) == self.num_threads and all(wait.whole_block for wait in waiting.values()):
                 self.step += 1
                 self.events.append((block, self.step, 0, 0, 0, 0xFFFF, 1, 0))
                 phase += 1
@@ -183,8 +183,6 @@ class Recorder:
             grid=(self.num_blocks, 1, 1),
             block=(self.num_threads, 1, 1),
             dynamic_shared_bytes=0,
-            num_blocks=self.num_blocks,
-            num_threads=self.num_threads,
             finished=finished,
         )
         return View(
@@ -291,5 +289,53 @@ def guarded(num_elements: int = 100) -> View:
         if thread < num_elements:
             yield load("input", thread * 4)
             yield store("output", thread * 4)
+
+    return recorder.run(life).view()
+
+
+def divergent() -> View:
+    """A barrier behind a condition: 48 of 64 threads come, the others go on to their end. The launch fails."""
+    recorder = Recorder(64, code={20: "__syncthreads();"})
+    recorder.tensor("input", (64,))
+
+    def life(_: int, thread: int) -> Iterator[Access | Wait]:
+        yield load("input", thread * 4)
+        if thread < 48:
+            yield Wait("__syncthreads", 20)
+            yield store("input", thread * 4)
+
+    error = RuntimeError("divergent barrier: 48 threads wait at __syncthreads demo.cu:20; 16 have ended")
+    return recorder.run(life).view(finished=False, error=error)
+
+
+def random_life(seed: int = 1) -> View:
+    """Every lane of a warp does something else."""
+    recorder = Recorder(64)
+    recorder.tensor("input", (4096,))
+    lines = np.random.default_rng(seed).integers(1, 40, (64, 40))
+
+    def life(_: int, thread: int) -> Iterator[Access | Wait]:
+        for line in lines[thread].tolist():
+            yield load("input", (thread * 64 + line) * 4, 4, line)
+        yield Wait("__syncthreads", 50)
+        yield store("input", thread * 4, 4, 51)
+
+    return recorder.run(life).view()
+
+
+def long_loop(rounds: int = 64) -> View:
+    """A tile after the other through shared memory, as in a matrix product."""
+    recorder = Recorder(64)
+    recorder.tensor("input", (4096,))
+    recorder.shared("tile", 256)
+
+    def life(_: int, thread: int) -> Iterator[Access | Wait]:
+        for index in range(rounds):
+            yield load("input", (index * 64 + thread) * 4, 4, 10)
+            yield store("tile", thread * 4, 4, 11)
+            yield Wait("__syncthreads", 12)
+            yield load("tile", (63 - thread) * 4, 4, 13)
+            yield Wait("__syncthreads", 14)
+        yield store("input", thread * 4, 4, 16)
 
     return recorder.run(life).view()

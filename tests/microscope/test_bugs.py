@@ -26,16 +26,16 @@ class Bug:
 
     Attributes:
         file: the source in bugs/, without its suffix.
-        report: what the report says, besides the line.
+        kind: of the finding.
         arguments: makes the arguments before the output.
-        output: shape of the output, or its initial value if the kernel counts on one.
+        output: shape of an output that nobody has written yet, or makes one that the kernel may read.
         expected: the right output for the arguments.
     """
 
     file: str
-    report: str
+    kind: str
     arguments: Callable[[], Sequence[Argument]]
-    output: tuple[int, ...] | torch.Tensor
+    output: tuple[int, ...] | Callable[[], torch.Tensor]
     expected: Callable[..., torch.Tensor]
 
 
@@ -65,50 +65,66 @@ BUGS = {
     "missing_syncwarp": Bug("barriers", "race", lambda: [ints(64)], (64,), swapped),
     "warp_barrier_for_block": Bug("barriers", "race", lambda: [floats(256)], (2,), lambda x: x.view(2, 128).sum(1)),
     "shuffle_for_barrier": Bug("barriers", "race", lambda: [ints(32)], (32,), lambda x: x.flip(0) - x[0]),
-    "divergent_barrier": Bug("barriers", "divergent barrier", lambda: [ints(100)], (100,), swapped),
-    "barrier_in_uneven_loop": Bug("barriers", "divergent barrier", lambda: [ints(150)], (150,), swapped),
-    "wrong_mask": Bug("barriers", "does not name it", lambda: [ints(2, 16)], (2,), lambda x: x.sum(1)),
-    "shuffle_from_returned_lane": Bug("barriers", "has returned", lambda: [ints(20)], (1,), lambda x: x.sum(0)[None]),
+    "divergent_barrier": Bug("barriers", "failed launch", lambda: [ints(100)], (100,), swapped),
+    "barrier_in_uneven_loop": Bug("barriers", "failed launch", lambda: [ints(150)], (150,), swapped),
+    "wrong_mask": Bug("barriers", "failed launch", lambda: [ints(2, 16)], (2,), lambda x: x.sum(1)),
+    "shuffle_from_returned_lane": Bug("barriers", "failed launch", lambda: [ints(20)], (1,), lambda x: x.sum(0)[None]),
     "read_past_end": Bug(
-        "bounds", "outside", lambda: [ints(100)], (100,), lambda x: torch.nn.functional.pad(x[1:], (0, 1)) - x
+        "bounds", "out of bounds", lambda: [ints(100)], (100,), lambda x: torch.nn.functional.pad(x[1:], (0, 1)) - x
     ),
-    "write_past_end": Bug("bounds", "outside", lambda: [], (100,), lambda: 3 * torch.arange(100)),
-    "dropped_guard": Bug("bounds", "outside", lambda: [floats(100)], (100,), lambda x: 2 * x),
-    "wrong_stride": Bug("bounds", "outside", lambda: [floats(4, 40)[:, :32]], (4, 32), lambda x: x),
-    "padding_written": Bug("bounds", "outside", lambda: [], torch.zeros(5, 24)[:, :22], lambda: torch.ones(5, 22)),
+    "write_past_end": Bug("bounds", "out of bounds", lambda: [], (100,), lambda: 3 * torch.arange(100)),
+    "dropped_guard": Bug("bounds", "out of bounds", lambda: [floats(100)], (100,), lambda x: 2 * x),
+    "wrong_stride": Bug("bounds", "out of bounds", lambda: [floats(4, 40)[:, :32]], (4, 32), lambda x: x),
+    "padding_written": Bug(
+        "bounds", "out of bounds", lambda: [], lambda: torch.zeros(5, 24)[:, :22], lambda: torch.ones(5, 22)
+    ),
     "wrong_row": Bug(
         "bounds",
-        "outside",
+        "out of bounds",
         lambda: [floats(3, 16), torch.tensor([102, 100, 101], dtype=torch.int32), 100],
         (3, 16),
         lambda x, indices, start: x[[1, 2, 0]],
     ),
-    "offset_overflow": Bug("bounds", "outside", lambda: [ints(64, 600).short()], (64,), lambda x: x[:, 0]),
-    "misaligned_vector": Bug("bounds", "aligned", lambda: [floats(65)[1:]], (16,), lambda x: x.view(16, 4).sum(1)),
-    "static_shared_overflow": Bug("bounds", "outside", lambda: [ints(256)], (1,), lambda x: x.sum(0)[None]),
+    "offset_overflow": Bug("bounds", "out of bounds", lambda: [ints(64, 600).short()], (64,), lambda x: x[:, 0]),
+    "misaligned_vector": Bug("bounds", "misaligned", lambda: [floats(65)[1:]], (16,), lambda x: x.view(16, 4).sum(1)),
+    "static_shared_overflow": Bug("bounds", "out of bounds", lambda: [ints(256)], (1,), lambda x: x.sum(0)[None]),
     "dynamic_shared_overflow": Bug(
-        "bounds", "outside", lambda: [ints(64)], (64,), lambda x: torch.nn.functional.pad(x, (1, 0))[:-1]
+        "bounds", "out of bounds", lambda: [ints(64)], (64,), lambda x: torch.nn.functional.pad(x, (1, 0))[:-1]
     ),
     "blocks_write_one_element": Bug(
-        "races", "race", lambda: [ints(96)], torch.zeros(1, dtype=torch.int32), lambda x: x.sum(0)[None]
+        "races",
+        "race between blocks",
+        lambda: [ints(96)],
+        lambda: torch.zeros(1, dtype=torch.int32),
+        lambda x: x.sum(0)[None],
     ),
-    "block_reads_another_block": Bug("races", "race", lambda: [ints(192)], (192,), plus_left_neighbour),
+    "block_reads_another_block": Bug("races", "race between blocks", lambda: [ints(192)], (192,), plus_left_neighbour),
     "plain_counter": Bug(
         "races", "race", lambda: [ints(128) % 8], (8,), lambda experts: torch.bincount(experts, minlength=8)
     ),
     "result_without_fence": Bug(
         "races",
-        "race",
+        "race between blocks",
         lambda: [ints(96), torch.zeros(3, dtype=torch.int32)],
-        torch.zeros(2, dtype=torch.int32),
+        lambda: torch.zeros(2, dtype=torch.int32),
         lambda x, partial: torch.tensor([3, x.sum()]),
     ),
-    "shared_read_before_write": Bug("uninitialised", "before", lambda: [ints(128)], (1,), lambda x: x.sum(0)[None]),
-    "output_read_before_write": Bug("uninitialised", "before", lambda: [floats(8, 5)], (8,), lambda x: x.sum(1)),
-    "accumulator_not_zeroed": Bug(
-        "uninitialised", "before", lambda: [ints(128) % 8], (8,), lambda experts: torch.bincount(experts, minlength=8)
+    "shared_read_before_write": Bug(
+        "uninitialised", "read before write", lambda: [ints(128)], (1,), lambda x: x.sum(0)[None]
     ),
-    "tile_tail_not_filled": Bug("uninitialised", "before", lambda: [floats(50)], (64,), lambda x: x.sum(0).expand(64)),
+    "output_read_before_write": Bug(
+        "uninitialised", "read before write", lambda: [floats(8, 5)], (8,), lambda x: x.sum(1)
+    ),
+    "accumulator_not_zeroed": Bug(
+        "uninitialised",
+        "read before write",
+        lambda: [ints(128) % 8],
+        (8,),
+        lambda experts: torch.bincount(experts, minlength=8),
+    ),
+    "tile_tail_not_filled": Bug(
+        "uninitialised", "read before write", lambda: [floats(50)], (64,), lambda x: x.sum(0).expand(64)
+    ),
 }
 
 
@@ -132,11 +148,12 @@ def observe(name: str, kind: str) -> tuple[microscope.View, torch.Tensor, torch.
     torch.manual_seed(0)
     bug = BUGS[name]
     arguments = bug.arguments()
-    if isinstance(bug.output, torch.Tensor):
-        output, undefined = bug.output.clone(memory_format=torch.preserve_format), ()
-    else:
+    undefined: tuple[str, ...] = ()
+    if isinstance(bug.output, tuple):
         dtype = next((x.dtype for x in arguments if isinstance(x, torch.Tensor)), torch.int32)
         output, undefined = torch.full(bug.output, 77, dtype=dtype), ("output",)
+    else:
+        output = bug.output()
 
     def launch(*args: Argument) -> None:
         getattr(load(bug.file), f"{name}_{kind}")(*args)
@@ -149,9 +166,9 @@ def observe(name: str, kind: str) -> tuple[microscope.View, torch.Tensor, torch.
 def test_bug_is_named_at_its_line(name: str) -> None:
     view, _, _ = observe(name, "bug")
     file = BUGS[name].file
-    reports = [*map(str, view.findings), *([str(view.error)] if view.error else [])]
-    place = rf"tests/microscope/bugs/{file}\.cu:{planted(file)[name]}\b"
-    assert any(re.search(place, report) and BUGS[name].report in report for report in reports), "\n".join(reports)
+    place = re.compile(rf"tests/microscope/bugs/{file}\.cu:{planted(file)[name]}\b")
+    reports = [str(finding) for finding in view.findings if finding.kind == BUGS[name].kind]
+    assert any(map(place.search, reports)), "\n".join(map(str, view.findings))
 
 
 @pytest.mark.parametrize("name", BUGS)

@@ -5,7 +5,6 @@
 #include <dlfcn.h>
 #include <microscope/requests.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,12 +17,13 @@ enum class Kind : uint8_t { kLoad, kStore, kAtomic, kCheck };
 
 /// One place in the machine code, and what it did in the launch.
 struct Instruction {
-  uint16_t id;
+  static constexpr uint16_t kUnlisted = 0xffff;
+  uint16_t id;  ///< among those that touched memory of the launch, or were checked
   Kind kind;
   uint32_t size;
   std::string library;
-  uint64_t offset;   ///< in the library's file
-  Region* region;    ///< what it touched last: most instructions keep to one
+  uint64_t offset;  ///< in the library's file
+  Region* region;   ///< what it touched last: most instructions keep to one
   Requests requests;
   bool active = false;  ///< in this block
 };
@@ -39,6 +39,13 @@ class Instructions {
   }
 
   const std::vector<std::unique_ptr<Instruction>>& all() const { return all_; }
+  const std::vector<Instruction*>& listed() const { return listed_; }
+
+  /// Give an instruction its number. There is room for 32767; what comes later shares the last one.
+  void list(Instruction& instruction) {
+    if (listed_.size() < 0x7fff) listed_.push_back(&instruction);
+    instruction.id = static_cast<uint16_t>(listed_.size() - 1);
+  }
 
   /// A region that holds nothing.
   Region* nowhere() { return &nowhere_; }
@@ -54,10 +61,9 @@ class Instructions {
     if (is_new) {
       Dl_info info{};
       dladdr(pc, &info);
-      const auto id = static_cast<uint16_t>(std::min<std::size_t>(all_.size(), 0x7fff));
       const auto offset = reinterpret_cast<uintptr_t>(pc) - reinterpret_cast<uintptr_t>(info.dli_fbase) - 1;
-      all_.push_back(std::make_unique<Instruction>(
-          Instruction{id, kind, size, info.dli_fname ? info.dli_fname : "", offset, &nowhere_, {}}));
+      all_.push_back(std::make_unique<Instruction>(Instruction{
+          Instruction::kUnlisted, kind, size, info.dli_fname ? info.dli_fname : "", offset, &nowhere_, {}}));
       known->second = all_.back().get();
     }
     return *known->second;
@@ -67,6 +73,7 @@ class Instructions {
   Slot slots_[kSlots] = {};
   std::unordered_map<const void*, Instruction*> by_pc_;
   std::vector<std::unique_ptr<Instruction>> all_;
+  std::vector<Instruction*> listed_;
   Region nowhere_;
 };
 

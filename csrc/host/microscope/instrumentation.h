@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <string>
 
 // The last part of recorder.cpp, which includes it at its end.
@@ -12,9 +13,14 @@
 namespace minisgl::microscope {
 namespace {
 
-inline void record(const void* pc, const volatile void* address, std::size_t size, Kind kind) {
-  if (recorder && size > 0)
-    recorder->access(pc, reinterpret_cast<uintptr_t>(address), static_cast<uint32_t>(size), kind);
+template <Kind kKind>
+void record(const void* pc, const volatile void* address, std::size_t size) {
+  if (!recorder || size == 0) return;
+  try {
+    recorder->access<kKind>(pc, reinterpret_cast<uintptr_t>(address), static_cast<uint32_t>(size));
+  } catch (const std::bad_alloc&) {  // it must not fly through a kernel
+    host::abandon("no memory is left for the microscope");
+  }
 }
 
 /// UndefinedBehaviorSanitizer's description of an integer type, and of a place in the source (unused: the debug
@@ -22,8 +28,12 @@ inline void record(const void* pc, const volatile void* address, std::size_t siz
 struct TypeDescription {
   uint16_t kind;
   uint16_t info;  ///< of an integer: 1 if signed, and 2 * log2 of its bits
-  char name[1];
+  char name[1];   ///< in quotes
 
+  std::string plain_name() const {
+    const std::string quoted = name;
+    return quoted.size() < 2 ? quoted : quoted.substr(1, quoted.size() - 2);
+  }
   std::string value(uintptr_t bits) const {
     const unsigned width = 1u << (info >> 1);
     if (width > 64) return "?";
@@ -52,7 +62,7 @@ struct AlignmentCheck {
 
 void overflow(const void* pc, const OverflowCheck& check, const char* sign, uintptr_t a, uintptr_t b) {
   const std::string detail =
-      check.type.value(a) + " " + sign + " " + check.type.value(b) + " does not fit into " + check.type.name;
+      check.type.value(a) + " " + sign + " " + check.type.value(b) + " does not fit into " + check.type.plain_name();
   if (recorder) recorder->wrong_value(pc, "integer overflow", detail, false);
 }
 
@@ -70,15 +80,15 @@ MINISGL_HOOK void __tsan_vptr_update(void**, void*) {}
 MINISGL_HOOK void __tsan_vptr_read(void**) {}
 
 #define MINISGL_ACCESS(name, kind, size) \
-  MINISGL_HOOK void __tsan_##name##size(void* address) { minisgl::microscope::record(MINISGL_PC, address, size, kind); }
-#define MINISGL_ACCESSES(size)                                \
-  MINISGL_ACCESS(read, Kind::kLoad, size)                     \
-  MINISGL_ACCESS(write, Kind::kStore, size)                   \
-  MINISGL_ACCESS(unaligned_read, Kind::kLoad, size)           \
-  MINISGL_ACCESS(unaligned_write, Kind::kStore, size)         \
-  MINISGL_ACCESS(volatile_read, Kind::kLoad, size)            \
-  MINISGL_ACCESS(volatile_write, Kind::kStore, size)          \
-  MINISGL_ACCESS(unaligned_volatile_read, Kind::kLoad, size)  \
+  MINISGL_HOOK void __tsan_##name##size(void* address) { minisgl::microscope::record<kind>(MINISGL_PC, address, size); }
+#define MINISGL_ACCESSES(size)                               \
+  MINISGL_ACCESS(read, Kind::kLoad, size)                    \
+  MINISGL_ACCESS(write, Kind::kStore, size)                  \
+  MINISGL_ACCESS(unaligned_read, Kind::kLoad, size)          \
+  MINISGL_ACCESS(unaligned_write, Kind::kStore, size)        \
+  MINISGL_ACCESS(volatile_read, Kind::kLoad, size)           \
+  MINISGL_ACCESS(volatile_write, Kind::kStore, size)         \
+  MINISGL_ACCESS(unaligned_volatile_read, Kind::kLoad, size) \
   MINISGL_ACCESS(unaligned_volatile_write, Kind::kStore, size)
 MINISGL_ACCESSES(1)
 MINISGL_ACCESSES(2)
@@ -87,64 +97,65 @@ MINISGL_ACCESSES(8)
 MINISGL_ACCESSES(16)
 
 MINISGL_HOOK void __tsan_read_range(void* address, std::size_t size) {
-  minisgl::microscope::record(MINISGL_PC, address, size, Kind::kLoad);
+  minisgl::microscope::record<Kind::kLoad>(MINISGL_PC, address, size);
 }
 MINISGL_HOOK void __tsan_write_range(void* address, std::size_t size) {
-  minisgl::microscope::record(MINISGL_PC, address, size, Kind::kStore);
+  minisgl::microscope::record<Kind::kStore>(MINISGL_PC, address, size);
 }
 
 // A kernel is linked with --wrap for these: the compiler leaves them to the library, uninstrumented.
 MINISGL_HOOK void* __wrap_memcpy(void* to, const void* from, std::size_t size) {
-  minisgl::microscope::record(MINISGL_PC, from, size, Kind::kLoad);
-  minisgl::microscope::record(static_cast<char*>(MINISGL_PC) + 1, to, size, Kind::kStore);
+  minisgl::microscope::record<Kind::kLoad>(MINISGL_PC, from, size);
+  minisgl::microscope::record<Kind::kStore>(static_cast<char*>(MINISGL_PC) + 1, to, size);
   return std::memcpy(to, from, size);
 }
 MINISGL_HOOK void* __wrap_memmove(void* to, const void* from, std::size_t size) {
-  minisgl::microscope::record(MINISGL_PC, from, size, Kind::kLoad);
-  minisgl::microscope::record(static_cast<char*>(MINISGL_PC) + 1, to, size, Kind::kStore);
+  minisgl::microscope::record<Kind::kLoad>(MINISGL_PC, from, size);
+  minisgl::microscope::record<Kind::kStore>(static_cast<char*>(MINISGL_PC) + 1, to, size);
   return std::memmove(to, from, size);
 }
 MINISGL_HOOK void* __wrap_memset(void* to, int value, std::size_t size) {
-  minisgl::microscope::record(MINISGL_PC, to, size, Kind::kStore);
+  minisgl::microscope::record<Kind::kStore>(MINISGL_PC, to, size);
   return std::memset(to, value, size);
 }
 
 // Atomics must be performed here. An atomic load appears only in the loop around a compare-and-swap (as of floats):
 // the swap counts, the look before it does not.
-#define MINISGL_FETCH(bits, type, name, function)                                          \
+#define MINISGL_FETCH(bits, type, name, function)                                           \
   MINISGL_HOOK type __tsan_atomic##bits##_##name(volatile type* address, type value, int) { \
-    minisgl::microscope::record(MINISGL_PC, address, sizeof(type), Kind::kAtomic);         \
-    return function(address, value, __ATOMIC_SEQ_CST);                                     \
+    minisgl::microscope::record<Kind::kAtomic>(MINISGL_PC, address, sizeof(type));          \
+    return function(address, value, __ATOMIC_SEQ_CST);                                      \
   }
-#define MINISGL_SWAP(bits, type, name)                                                                           \
+#define MINISGL_SWAP(bits, type, name)                                                                               \
   MINISGL_HOOK int __tsan_atomic##bits##_compare_exchange_##name(volatile type* address, type* expected, type value, \
-                                                                 int, int) {                                     \
-    minisgl::microscope::record(MINISGL_PC, address, sizeof(type), Kind::kAtomic);                               \
-    return __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);     \
+                                                                 int, int) {                                         \
+    minisgl::microscope::record<Kind::kAtomic>(MINISGL_PC, address, sizeof(type));                                   \
+    return __atomic_compare_exchange_n(address, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);         \
   }
-#define MINISGL_ATOMICS(bits, type)                                                                             \
-  MINISGL_HOOK type __tsan_atomic##bits##_load(const volatile type* address, int) {                             \
-    if (auto r = minisgl::microscope::recorder) r->look(MINISGL_PC, reinterpret_cast<uintptr_t>(address), sizeof(type)); \
-    return __atomic_load_n(address, __ATOMIC_SEQ_CST);                                                          \
-  }                                                                                                             \
-  MINISGL_HOOK void __tsan_atomic##bits##_store(volatile type* address, type value, int) {                      \
-    minisgl::microscope::record(MINISGL_PC, address, sizeof(type), Kind::kAtomic);                              \
-    __atomic_store_n(address, value, __ATOMIC_SEQ_CST);                                                         \
-  }                                                                                                             \
-  MINISGL_FETCH(bits, type, exchange, __atomic_exchange_n)                                                      \
-  MINISGL_FETCH(bits, type, fetch_add, __atomic_fetch_add)                                                      \
-  MINISGL_FETCH(bits, type, fetch_sub, __atomic_fetch_sub)                                                      \
-  MINISGL_FETCH(bits, type, fetch_and, __atomic_fetch_and)                                                      \
-  MINISGL_FETCH(bits, type, fetch_or, __atomic_fetch_or)                                                        \
-  MINISGL_FETCH(bits, type, fetch_xor, __atomic_fetch_xor)                                                      \
-  MINISGL_FETCH(bits, type, fetch_nand, __atomic_fetch_nand)                                                    \
-  MINISGL_SWAP(bits, type, strong)                                                                              \
-  MINISGL_SWAP(bits, type, weak)                                                                                \
+#define MINISGL_ATOMICS(bits, type)                                                                                    \
+  MINISGL_HOOK type __tsan_atomic##bits##_load(const volatile type* address, int) {                                    \
+    if (auto r = minisgl::microscope::recorder)                                                                        \
+      r->look(MINISGL_PC, reinterpret_cast<uintptr_t>(address), sizeof(type));                                         \
+    return __atomic_load_n(address, __ATOMIC_SEQ_CST);                                                                 \
+  }                                                                                                                    \
+  MINISGL_HOOK void __tsan_atomic##bits##_store(volatile type* address, type value, int) {                             \
+    minisgl::microscope::record<Kind::kAtomic>(MINISGL_PC, address, sizeof(type));                                     \
+    __atomic_store_n(address, value, __ATOMIC_SEQ_CST);                                                                \
+  }                                                                                                                    \
+  MINISGL_FETCH(bits, type, exchange, __atomic_exchange_n)                                                             \
+  MINISGL_FETCH(bits, type, fetch_add, __atomic_fetch_add)                                                             \
+  MINISGL_FETCH(bits, type, fetch_sub, __atomic_fetch_sub)                                                             \
+  MINISGL_FETCH(bits, type, fetch_and, __atomic_fetch_and)                                                             \
+  MINISGL_FETCH(bits, type, fetch_or, __atomic_fetch_or)                                                               \
+  MINISGL_FETCH(bits, type, fetch_xor, __atomic_fetch_xor)                                                             \
+  MINISGL_FETCH(bits, type, fetch_nand, __atomic_fetch_nand)                                                           \
+  MINISGL_SWAP(bits, type, strong)                                                                                     \
+  MINISGL_SWAP(bits, type, weak)                                                                                       \
   MINISGL_HOOK type __tsan_atomic##bits##_compare_exchange_val(volatile type* address, type expected, type value, int, \
-                                                               int) {                                           \
-    minisgl::microscope::record(MINISGL_PC, address, sizeof(type), Kind::kAtomic);                              \
-    __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);          \
-    return expected;                                                                                            \
+                                                               int) {                                                  \
+    minisgl::microscope::record<Kind::kAtomic>(MINISGL_PC, address, sizeof(type));                                     \
+    __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                 \
+    return expected;                                                                                                   \
   }
 MINISGL_ATOMICS(8, uint8_t)
 MINISGL_ATOMICS(16, uint16_t)
@@ -157,10 +168,10 @@ MINISGL_HOOK void __tsan_atomic_thread_fence(int) {
 MINISGL_HOOK void __tsan_atomic_signal_fence(int) {}
 
 // What -fsanitize=alignment,bounds,signed-integer-overflow,integer-divide-by-zero calls when a check has failed.
-#define MINISGL_OVERFLOW(name, sign)                                                                         \
-  MINISGL_HOOK void __ubsan_handle_##name##_overflow(const minisgl::microscope::OverflowCheck* check,        \
-                                                     uintptr_t a, uintptr_t b) {                             \
-    minisgl::microscope::overflow(MINISGL_PC, *check, sign, a, b);                                           \
+#define MINISGL_OVERFLOW(name, sign)                                                                               \
+  MINISGL_HOOK void __ubsan_handle_##name##_overflow(const minisgl::microscope::OverflowCheck* check, uintptr_t a, \
+                                                     uintptr_t b) {                                                \
+    minisgl::microscope::overflow(MINISGL_PC, *check, sign, a, b);                                                 \
   }
 MINISGL_OVERFLOW(add, "+")
 MINISGL_OVERFLOW(sub, "-")
@@ -175,11 +186,11 @@ MINISGL_HOOK void __ubsan_handle_divrem_overflow(const minisgl::microscope::Over
   if (auto r = minisgl::microscope::recorder) r->wrong_value(MINISGL_PC, "division", detail, true);
 }
 MINISGL_HOOK void __ubsan_handle_out_of_bounds(const minisgl::microscope::IndexCheck* check, uintptr_t index) {
-  const std::string detail = "index " + check->index.value(index) + " of " + check->array.name;
-  if (auto r = minisgl::microscope::recorder) r->wrong_value(MINISGL_PC, "array index", detail, true);
+  const std::string detail = "index " + check->index.value(index) + " of an array " + check->array.plain_name();
+  if (auto r = minisgl::microscope::recorder) r->wrong_value(MINISGL_PC, "out of bounds", detail, true);
 }
 MINISGL_HOOK void __ubsan_handle_type_mismatch_v1(const minisgl::microscope::AlignmentCheck* check, uintptr_t address) {
-  const std::string detail = std::string(check->type.name) + " at address " + std::to_string(address) +
+  const std::string detail = check->type.plain_name() + " at address " + std::to_string(address) +
                              ", which is no multiple of " + std::to_string(1u << check->log2_alignment);
   if (auto r = minisgl::microscope::recorder) r->wrong_value(MINISGL_PC, "misaligned", detail, true);
 }

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,8 +45,8 @@ struct Region {
   uint16_t index = kUnlisted;  ///< among the results
   uint16_t launch = 0;
   uintptr_t begin = 1;
-  uint64_t span = 0;       ///< bytes from the first to behind the last; 0: holds nothing
-  std::vector<Gap> gaps;   ///< outermost first
+  uint64_t span = 0;      ///< bytes from the first to behind the last; 0: holds nothing
+  std::vector<Gap> gaps;  ///< outermost first
   std::string name;
   int position = -1;
   std::vector<int64_t> shape, strides;
@@ -151,24 +152,32 @@ class Library {
     const char* section_names = file + sections[header->e_shstrndx].sh_offset;
     for (int i = 0; i < header->e_shnum; ++i) {
       if (sections[i].sh_type != SHT_SYMTAB) continue;
-      const auto symbols = reinterpret_cast<const Elf64_Sym*>(file + sections[i].sh_offset);
+      const auto first = reinterpret_cast<const Elf64_Sym*>(file + sections[i].sh_offset);
+      const auto last = first + sections[i].sh_size / sizeof(Elf64_Sym);
       const char* names = file + sections[sections[i].sh_link].sh_offset;
-      for (uint64_t s = 0; s < sections[i].sh_size / sizeof(Elf64_Sym); ++s) {
-        const auto& symbol = symbols[s];
-        if (std::strcmp(names + symbol.st_name, "__tsan_func_entry") == 0) instrumented_ = true;
-        if (ELF64_ST_TYPE(symbol.st_info) != STT_OBJECT || symbol.st_shndx >= header->e_shnum) continue;
-        add_variable(section_names + sections[symbol.st_shndx].sh_name, names + symbol.st_name, symbol);
+      std::set<std::string> scopes;  // how names of static variables begin in functions that have shared ones
+      for (auto symbol = first; symbol != last; ++symbol) {
+        const std::string name = names + symbol->st_name;
+        instrumented_ |= name.starts_with("__tsan_");
+        if (const auto guard = name.find(kGuard); name.starts_with("_ZZ") && guard != name.npos)
+          scopes.insert(name.substr(0, name.find_last_not_of("0123456789", guard - 1) + 1));
+      }
+      for (auto symbol = first; symbol != last; ++symbol) {
+        const std::string name = names + symbol->st_name;
+        if (ELF64_ST_TYPE(symbol->st_info) != STT_OBJECT || symbol->st_shndx >= header->e_shnum) continue;
+        if (name.find(kGuard) != name.npos) continue;
+        const std::string section = section_names + sections[symbol->st_shndx].sh_name;
+        const auto holds = [&](const std::string& scope) { return name.starts_with(scope); };
+        // GCC before 13 puts no variable of a template into the section that it should be in.
+        const bool shared = section.starts_with("minisgl_shared_") || std::any_of(scopes.begin(), scopes.end(), holds);
+        add_variable(name, *symbol, shared);
       }
     }
   }
 
-  void add_variable(const std::string& section, const char* mangled, const Elf64_Sym& symbol) {
+  void add_variable(const std::string& mangled, const Elf64_Sym& symbol, bool shared) {
     const uintptr_t begin = base_ + symbol.st_value;
-    if (section.starts_with("minisgl_guard_")) return;
-    if (!section.starts_with("minisgl_shared_")) {
-      own_data_.push_back({begin, begin + symbol.st_size});
-      return;
-    }
+    if (!shared) return own_data_.push_back({begin, begin + symbol.st_size});
     Region array;
     array.space = Region::Space::kShared;
     array.name = short_name(mangled);
@@ -180,14 +189,15 @@ class Library {
   }
 
   /// "tile" of a name such as "void minisgl::transpose<float>(float*)::tile" or "tile.12".
-  static std::string short_name(const char* mangled) {
-    const std::unique_ptr<char, void (*)(void*)> plain(abi::__cxa_demangle(mangled, nullptr, nullptr, nullptr),
+  static std::string short_name(const std::string& mangled) {
+    const std::unique_ptr<char, void (*)(void*)> plain(abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, nullptr),
                                                        std::free);
     std::string name = plain ? plain.get() : mangled;
     if (const auto at = name.rfind("::"); at != name.npos) name = name.substr(at + 2);
     return name.substr(0, name.find_first_of(".["));
   }
 
+  static constexpr const char* kGuard = "minisgl_guard_";
   uintptr_t code_, base_ = 0;
   bool instrumented_ = false;
   std::string path_;

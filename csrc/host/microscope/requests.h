@@ -17,6 +17,7 @@ inline constexpr unsigned kBankBytes = 4;
 
 /// What the lanes of one warp ask for when they execute one instruction for the k-th time.
 struct Request {
+  Request() : lanes(0) {}  // the rest is set before it is read
   uint64_t address[kWarpLanes];
   uint32_t lanes;
   uint32_t size;
@@ -57,29 +58,43 @@ inline void count_sectors(const Request& request, Figure& figure) {
   figure.ideal_sectors += (needed + kSectorBytes - 1) / kSectorBytes;
 }
 
-/// Add the passes through the banks that a request needs. In one pass a bank delivers one word, to any number of lanes.
-/// Lanes that ask for 8 bytes are served half a warp at a time, for 16 bytes a quarter.
+/// The words that some lanes ask the banks for: a bank delivers one word in a pass, to any number of lanes.
+class Banks {
+ public:
+  void ask(uint64_t word) {
+    const unsigned bank = word % kBanks;
+    uint64_t* known = words_[bank];
+    for (unsigned i = 0; i < depth_[bank]; ++i)
+      if (known[i] == word) return;
+    known[depth_[bank]++] = word;
+    ++distinct_;
+    passes_ = std::max<unsigned>(passes_, depth_[bank]);
+  }
+  unsigned passes() const { return passes_; }
+  unsigned fewest_passes() const { return (distinct_ + kBanks - 1) / kBanks; }
+
+ private:
+  uint64_t words_[kBanks][kWarpLanes];
+  uint8_t depth_[kBanks] = {};
+  unsigned distinct_ = 0, passes_ = 0;
+};
+
+/// Add the passes through the banks that a request needs. Lanes that ask for 8 bytes are served half a warp at a time,
+/// for 16 bytes a quarter; of longer accesses, which no instruction makes, the first 16 bytes count.
 inline void count_wavefronts(const Request& request, Figure& figure) {
-  const unsigned words_per_lane = std::max(1u, (request.size + kBankBytes - 1) / kBankBytes);
-  const unsigned lanes_per_pass = std::max(1u, kWarpLanes / words_per_lane);
+  const unsigned words_per_lane = std::clamp((request.size + kBankBytes - 1) / kBankBytes, 1u, 4u);
+  const unsigned lanes_per_pass = kWarpLanes / words_per_lane;
   for (unsigned first = 0; first < kWarpLanes; first += lanes_per_pass) {
-    uint64_t words[kBanks][kWarpLanes];
-    unsigned depth[kBanks] = {}, deepest = 0, distinct = 0;
-    for (unsigned lane = first; lane < std::min(first + lanes_per_pass, kWarpLanes); ++lane) {
-      if (!(request.lanes >> lane & 1)) continue;
-      const uint64_t word = (request.address[lane] - request.region->begin) / kBankBytes;
-      for (unsigned i = 0; i < words_per_lane; ++i) {
-        const unsigned bank = (word + i) % kBanks;
-        uint64_t* known = words[bank];
-        if (std::find(known, known + depth[bank], word + i) != known + depth[bank]) continue;
-        if (depth[bank] == kWarpLanes) continue;
-        known[depth[bank]++] = word + i;
-        ++distinct;
-        deepest = std::max(deepest, depth[bank]);
-      }
+    Banks banks;
+    uint32_t lanes = request.lanes >> first;
+    if (lanes_per_pass < kWarpLanes) lanes &= (1u << lanes_per_pass) - 1;
+    for (; lanes; lanes &= lanes - 1) {
+      const uint64_t address = request.address[first + static_cast<unsigned>(__builtin_ctz(lanes))];
+      const uint64_t word = (address - request.region->begin) / kBankBytes;
+      for (unsigned i = 0; i < words_per_lane; ++i) banks.ask(word + i);
     }
-    figure.wavefronts += deepest;
-    figure.ideal_wavefronts += (distinct + kBanks - 1) / kBanks;
+    figure.wavefronts += banks.passes();
+    figure.ideal_wavefronts += banks.fewest_passes();
   }
 }
 
@@ -104,10 +119,8 @@ class Requests {
   }
 
   void end_block() {
-    for (auto& requests : warps_) {
-      for (auto& request : requests) finish(request);
-      requests.clear();
-    }
+    for (auto& requests : warps_)
+      for (auto& request : requests) finish(request);  // those that some lanes have left out
     std::fill(executions_.begin(), executions_.end(), 0);
   }
 

@@ -3,12 +3,14 @@
 // The memory's memory: who touched each byte last. From it follow races, and reads of what nobody has written.
 
 #include <microscope/regions.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -53,7 +55,8 @@ class Shadow {
     const unsigned smallest = static_cast<unsigned>(__builtin_ctzll(address | size | 16));
     for (const uintptr_t end = address + size; address < end;) {
       Page& page = page_of(region, address);
-      if (page.cell_bits > smallest || !page.cells) [[unlikely]] prepare(page, smallest);
+      if (page.cell_bits > smallest || !page.cells) [[unlikely]]
+        prepare(page, smallest);
       const uintptr_t page_end = (address | (Page::kBytes - 1)) + 1;
       const uint32_t bytes = 1u << page.cell_bits;
       Cell* cell = page.cells + ((address & (Page::kBytes - 1)) >> page.cell_bits);
@@ -64,7 +67,8 @@ class Shadow {
  private:
   Page& page_of(Region& region, uintptr_t address) {
     const std::size_t i = (address >> Page::kBits) - (region.begin >> Page::kBits);
-    if (i >= region.pages.size()) region.pages.resize((region.end() >> Page::kBits) - (region.begin >> Page::kBits) + 1);
+    if (i >= region.pages.size())
+      region.pages.resize((region.end() >> Page::kBits) - (region.begin >> Page::kBits) + 1);
     if (!region.pages[i]) region.pages[i] = &pages_[address >> Page::kBits];
     return *region.pages[i];
   }
@@ -80,19 +84,29 @@ class Shadow {
   }
 
   Cell* allocate(std::size_t count) {
-    constexpr std::size_t kChunk = std::size_t{1} << 17;
     if (count > left_) {
-      chunks_.push_back(std::unique_ptr<Cell[], void (*)(void*)>(
-          static_cast<Cell*>(std::calloc(kChunk, sizeof(Cell))), std::free));
-      if (!chunks_.back()) throw std::bad_alloc();
-      left_ = kChunk;
+      chunks_.push_back(std::make_unique<Chunk>());
+      left_ = Chunk::kBytes / sizeof(Cell);
     }
     left_ -= count;
-    return chunks_.back().get() + left_;
+    return static_cast<Cell*>(chunks_.back()->memory) + left_;
   }
 
+  /// Zeros from the operating system, in huge pages if it has them: most of the cost is in the first touch of a page.
+  struct Chunk {
+    static constexpr std::size_t kBytes = std::size_t{32} << 20;
+    void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    Chunk() {
+      if (memory == MAP_FAILED) throw std::bad_alloc();
+      madvise(memory, kBytes, MADV_HUGEPAGE);
+    }
+    ~Chunk() { munmap(memory, kBytes); }
+    Chunk(const Chunk&) = delete;
+    Chunk& operator=(const Chunk&) = delete;
+  };
+
   std::unordered_map<uintptr_t, Page> pages_;  // its entries never move
-  std::vector<std::unique_ptr<Cell[], void (*)(void*)>> chunks_;
+  std::vector<std::unique_ptr<Chunk>> chunks_;
   std::size_t left_ = 0;
 };
 
@@ -209,27 +223,21 @@ class Order {
   std::vector<Acquire> acquired_;
 };
 
-/// What an access did wrong, as the shadow sees it.
-struct Conflict {
-  enum class Kind : uint8_t { kNone, kRace, kUnwritten } kind = Kind::kNone;
-  Touch first{};  ///< of a race: the access before
-  bool first_writes = false;
-};
-
-/// Note a read of one cell at `order.now()`. Touches older than `oldest` are none. Returns what is wrong with it.
-inline Conflict note_read(Cell& cell, const Order& order, Touch me, uint32_t oldest) {
-  Conflict conflict;
-  if (cell.write.time >= oldest && !order.before(cell.write, me.thread)) conflict = {Conflict::Kind::kRace, cell.write, true};
+/// Note a read of one cell at `order.now()`. Touches older than `oldest` are none. Returns an earlier touch that nothing
+/// orders before this one, which is a race, or one of time 0 if there is none.
+inline Touch note_read(Cell& cell, const Order& order, Touch me, uint32_t oldest) {
+  Touch race{};
+  if (cell.write.time >= oldest && !order.before(cell.write, me.thread)) race = cell.write;
   const uint32_t bit = 1u << me.thread % 32;
   const bool same_phase = cell.read.time >= oldest && order.same_phase(cell.read);
-  if (same_phase && cell.read.thread == me.thread && cell.read_lanes == bit) return conflict;
+  if (same_phase && cell.read.thread == me.thread && cell.read_lanes == bit) return race;
   if (same_phase && cell.read.thread / 32 == me.thread / 32) {  // a lane beside it: remember both, unless ordered
     bool ordered = true;
     for (uint32_t rest = cell.read_lanes & ~bit; rest && ordered; rest &= rest - 1)
       ordered = order.knows(me.thread, static_cast<unsigned>(__builtin_ctz(rest)), cell.read.time);
     if (!ordered) {
       cell.read_lanes |= bit;
-      return conflict;
+      return race;
     }
   } else if (cell.read.time >= oldest && !order.before(cell.read, me.thread)) {
     const bool other_counts = cell.other.time >= oldest && !order.before(cell.other, me.thread);
@@ -238,32 +246,31 @@ inline Conflict note_read(Cell& cell, const Order& order, Touch me, uint32_t old
   }
   cell.read = me;
   cell.read_lanes = bit;
-  return conflict;
+  return race;
 }
 
 /// Note a write, or an atomic operation, of one cell.
-inline Conflict note_write(Cell& cell, const Order& order, Touch me, uint32_t oldest) {
-  Conflict conflict;
+inline Touch note_write(Cell& cell, const Order& order, Touch me, uint32_t oldest) {
+  Touch race{};
   const bool atomic = me.instruction & kAtomicBit;
-  const auto race = [&](const Touch& touch, bool writes) { conflict = {Conflict::Kind::kRace, touch, writes}; };
   if (cell.write.time >= oldest && !(atomic && (cell.write.instruction & kAtomicBit)) &&
       !order.before(cell.write, me.thread))
-    race(cell.write, true);
-  if (cell.other.time >= oldest && !order.before(cell.other, me.thread)) race(cell.other, false);
+    race = cell.write;
+  if (cell.other.time >= oldest && !order.before(cell.other, me.thread)) race = cell.other;
   if (cell.read.time >= oldest) {
     if (order.same_phase(cell.read) && cell.read.thread / 32 == me.thread / 32) {
       for (uint32_t rest = cell.read_lanes & ~(1u << me.thread % 32); rest; rest &= rest - 1) {
         const auto lane = static_cast<unsigned>(__builtin_ctz(rest));
         if (order.knows(me.thread, lane, cell.read.time)) continue;
-        race({cell.read.time, static_cast<uint16_t>(me.thread / 32 * 32 + lane), cell.read.instruction}, false);
+        race = {cell.read.time, static_cast<uint16_t>(me.thread / 32 * 32 + lane), cell.read.instruction};
         break;
       }
     } else if (!order.before(cell.read, me.thread)) {
-      race(cell.read, false);
+      race = cell.read;
     }
   }
   cell.write = me;
-  return conflict;
+  return race;
 }
 
 }  // namespace minisgl::microscope

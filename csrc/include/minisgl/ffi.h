@@ -1,4 +1,4 @@
-// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:df12d59fb491
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:a263c5d40ab7
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:ed5946b3541d
+// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:973949398c1a
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:30f9be3de0e1
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:d95d1c17a315
 
 #pragma once
 

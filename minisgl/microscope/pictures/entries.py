@@ -1,6 +1,7 @@
 """The different things that threads do in a schedule, each with a letter, a colour and a shape."""
 
 from dataclasses import dataclass
+from functools import partial
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ class Entry:
         shared: does it touch shared memory?
         what: what it does.
         where: its place in the source.
-        code: the source line.
+        code: the source line, `""` if the other words say all.
     """
 
     kind: str
@@ -80,32 +81,43 @@ class Entries:
 
     def _wait(self, kind: str, number: int, name: str) -> Entry:
         site = self._view.sites[number]
-        what = "all threads of the block meet" if kind == "barrier" else "lanes of a warp meet"
-        return Entry(kind, number, name, False, what, f"{site.file.rpartition('/')[2]}:{site.line}", site.function)
+        where = f"{site.file.rpartition('/')[2]}:{site.line}"
+        return Entry(kind, number, name, False, f"meet at {site.function}", where, "")
 
 
 def mark(drawing: Drawing, entry: Entry, x: float, y: float) -> None:
     """Draw an entry's letter in its shape, `SIZE` wide and high."""
     colour = COLOURS[entry.kind]
-    shape: dict[str, str | float] = {"x": x + 0.5, "y": y + 0.5, "width": SIZE - 1, "height": SIZE - 1}
+    box = partial(drawing.add, "rect", x=x + 0.5, y=y + 0.5, width=SIZE - 1, height=SIZE - 1)
     if entry.kind == "barrier":
-        drawing.add("rect", **shape, fill="none", stroke=INK, stroke_width=1.5)
+        box(fill="none", stroke=INK, stroke_width=1.5)
     elif entry.shared:
-        drawing.add("rect", **shape, rx=4, fill=colour, fill_opacity=0.2, stroke=colour, stroke_width=2)
+        box(rx=4, fill=colour, fill_opacity=0.2, stroke=colour, stroke_width=2)
     else:
-        drawing.add("rect", **shape, rx=9 if entry.kind == "meet" else 3, fill=colour)
+        box(rx=9 if entry.kind == "meet" else 3, fill=colour)
     ink = INK if entry.shared or entry.kind == "barrier" else _ON_COLOUR[entry.kind]
     drawing.text(x + SIZE / 2, y + 13, entry.letter, size=11, bold=True, anchor="middle", fill=ink)
 
 
+def height(entry: Entry) -> int:
+    """Return how much room `describe` takes."""
+    return SIZE + (18 if entry.code else 4)
+
+
+def describe(drawing: Drawing, entry: Entry, y: float, who: str = "") -> None:
+    """Write from `y` on: mark, what it does, where, and below it the source line."""
+    mark(drawing, entry, 0, y)
+    drawing.text(26, y + 13, who + entry.what + (" (shared)" if entry.shared else ""), width=390)
+    drawing.text(424, y + 13, entry.where, width=WIDTH - 424, faint=True)
+    if entry.code:
+        drawing.text(26, y + 28, entry.code, size=11, mono=True, faint=True, width=WIDTH - 26)
+
+
 def legend(drawing: Drawing, entries: list[Entry], most: int = 16) -> None:
-    """List entries below each other: mark, what it does, where, and its source line."""
+    """Describe entries below each other."""
     for entry in entries[:most]:
-        mark(drawing, entry, 0, drawing.y)
-        drawing.text(26, drawing.y + 13, entry.what + (" (shared)" if entry.shared else ""), width=240)
-        drawing.text(270, drawing.y + 13, entry.where, width=185, faint=True)
-        drawing.text(460, drawing.y + 13, entry.code, size=11, mono=True, faint=True, width=WIDTH - 460)
-        drawing.y += SIZE + 4
+        describe(drawing, entry, drawing.y)
+        drawing.y += height(entry)
     if len(entries) > most:
         drawing.y += 4
         drawing.lines(0, f"{len(entries) - most} more source lines not listed.", width=WIDTH)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minisgl.microscope.pictures import words
-from minisgl.microscope.pictures.svg import BLUE, INK, ORANGE, PINK, WIDTH, Drawing, Picture, text_width
+from minisgl.microscope.pictures.entries import COLOURS
+from minisgl.microscope.pictures.heading import heading
+from minisgl.microscope.pictures.svg import INK, WIDTH, Drawing, Picture, number, text_width
 from minisgl.microscope.pictures.window import (
     GLOBAL,
-    SECTOR_BYTES,
+    MOST_REQUESTS,
     WARP_SIZE,
     Request,
     Requests,
@@ -17,11 +19,11 @@ from minisgl.microscope.pictures.window import (
     chosen_requests,
     pieces,
 )
+from minisgl.microscope.records import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import Figure, Instruction, View
 
-COLOURS = {"load": BLUE, "store": ORANGE, "atomic": PINK}
 _LEFT, _RIGHT = 76, WIDTH - 10  # of the map of lanes
 _LANE_HEIGHT = 9
 _MOST_COLUMNS = 64  # 32 lanes of up to 16 bytes touch 32 sectors, or 64 if every one lies across a border
@@ -50,7 +52,7 @@ def sectors(
         launch: number of the launch.
         blocks: block or blocks to look at; all recorded ones by default.
         warps: warp or warps of those blocks; all by default.
-        requests: how many warp requests to draw, or which (`range(8, 16)`).
+        requests: how many warp requests to draw (at most 48), or which (`range(8, 16)`).
 
     Returns:
         The picture, SVG.
@@ -59,8 +61,10 @@ def sectors(
         ValueError: nothing fits, or more than one instruction.
         TypeError: an argument is of the wrong kind.
     """
-    found, window = chosen_requests("sectors", view, instruction, GLOBAL, launch, blocks, warps)
-    shown = chosen_range("sectors", "requests", requests, len(window))
+    found, window = chosen_requests(
+        "sectors", view, instruction=instruction, spaces=GLOBAL, launch=launch, blocks=blocks, warps=warps
+    )
+    shown = chosen_range("sectors", "requests", requests, len(window), MOST_REQUESTS)
     first = window[shown.start]
     map_of = SectorMap(first)
     memory = view.memories[int(first.memories[0])].name
@@ -112,31 +116,15 @@ class SectorMap:
         return found
 
 
-def heading(drawing: Drawing, instruction: "Instruction", memory: str, where: str) -> None:
-    """Write what happens, where, and the line of source that does it."""
-    drawing.text(0, 16, f"The lanes of a warp {words.action(instruction, memory)}", size=15, bold=True, width=WIDTH)
-    drawing.text(0, 36, f"{words.source(instruction)}: {where}", width=WIDTH)
-    drawing.y = 36
-    if code := words.code(instruction):
-        drawing.y = 54
-        drawing.text(0, drawing.y, code, mono=True, faint=True, width=WIDTH)
-
-
 def _verdict(drawing: Drawing, columns: SectorMap) -> None:
     moved = columns.num_sectors * SECTOR_BYTES
-    verdict = (
-        f"Needs {plural_bytes(columns.bytes_needed)}, moves {words.plural(columns.num_sectors, 'sector')} × 32 = "
-        f"{plural_bytes(moved)}: {words.percent(columns.bytes_needed, moved)} used"
-    )
+    sectors = f"{words.plural(columns.num_sectors, 'sector')} {words.TIMES} 32 = {words.plural(moved, 'byte')}"
+    used = words.percent(columns.bytes_needed, moved)
+    verdict = f"Needs {words.plural(columns.bytes_needed, 'byte')}, moves {sectors}: {used} used"
     if columns.num_sectors > (fewest := -(-columns.bytes_needed // SECTOR_BYTES)):
         verdict += f" ({fewest:,} would do)"
     drawing.text(_LEFT, drawing.y + 26, verdict, bold=True)
     drawing.y += 34
-
-
-def plural_bytes(count: int) -> str:
-    """Return "1 byte", "512 bytes"."""
-    return words.plural(count, "byte")
 
 
 def _strip_of_first(drawing: Drawing, columns: SectorMap, colour: str) -> None:
@@ -153,13 +141,12 @@ def _strip_of_first(drawing: Drawing, columns: SectorMap, colour: str) -> None:
 
 def _sector_boxes(drawing: Drawing, columns: SectorMap, y: float, height: float, colour: str) -> None:
     used = [len(bytes_) for bytes_ in np.split(columns.needed, _sector_cuts(columns.needed))][: len(columns.sectors)]
-    for x, count in zip(columns.x, used, strict=True):
-        if count < SECTOR_BYTES:
-            drawing.hatch(float(x), y, columns.width, height)
-    for x, width in columns.runs(columns.needed):
-        drawing.add("rect", x=x, y=y, width=width, height=height, fill=colour)
+    partly = [x for x, count in zip(columns.x.tolist(), used, strict=True) if count < SECTOR_BYTES]
+    drawing.hatch(partly, y, columns.width, height)
+    drawing.bars(columns.runs(columns.needed), y, height, colour)
     path = "".join(
-        f"M{x:.1f} {y:.1f}h{columns.width:.1f}v{height:.1f}h{-columns.width:.1f}z" for x in columns.x.tolist()
+        f"M{number(x)} {number(y)}h{number(columns.width)}v{number(height)}h{number(-columns.width)}z"
+        for x in columns.x.tolist()
     )
     drawing.add("path", d=path, fill="none", stroke=INK)
 
@@ -175,8 +162,8 @@ def _lanes(drawing: Drawing, request: Request, columns: SectorMap, colour: str) 
     right = float(columns.x[-1]) + columns.width
     for x in columns.x.tolist():
         drawing.add("rect", x=x, y=top, width=columns.width, height=height, fill=INK, fill_opacity=0.05)
-        drawing.add("path", d=f"M{x:.1f} {top:.1f}v{height}", stroke=INK, stroke_opacity=0.25)
-    drawing.add("path", d=f"M{right:.1f} {top:.1f}v{height}", stroke=INK, stroke_opacity=0.25)
+    borders = "".join(f"M{number(x)} {number(top)}v{height}" for x in [*columns.x.tolist(), right])
+    drawing.add("path", d=borders, stroke=INK, stroke_opacity=0.25)
     for lane in (0, 8, 16, 24, 31):
         middle = top + (lane + 0.5) * _LANE_HEIGHT
         drawing.text(_LEFT - 8, middle + 4, f"lane {lane}", size=11, anchor="end")
@@ -220,7 +207,7 @@ def _offsets(drawing: Drawing, view: "View", request: Request, columns: SectorMa
 def _strips(drawing: Drawing, view: "View", requests: Requests, shown: range, colour: str) -> None:
     """Draw one line for each further request: its sectors alone."""
     drawing.y += 24
-    drawing.text(0, drawing.y, "The next warp requests" if shown.step == 1 else "More warp requests", bold=True)
+    drawing.text(0, drawing.y, "The next warp requests", bold=True)
     drawing.text(_STRIP_PLACE, drawing.y, "first element", faint=True)
     drawing.text(_STRIP, drawing.y, "sectors moved", faint=True)
     drawing.y += 6
@@ -236,7 +223,7 @@ def _strips(drawing: Drawing, view: "View", requests: Requests, shown: range, co
         drawing.text(_STRIP_PLACE, drawing.y + 14, label, size=11, width=_STRIP - _STRIP_PLACE - 4)
         _sector_boxes(drawing, columns, drawing.y + 4, 13, colour)
         moved = columns.num_sectors * SECTOR_BYTES
-        figure = f"{columns.num_sectors} × 32 bytes, {words.percent(columns.bytes_needed, moved)} used"
+        figure = f"{columns.num_sectors} {words.TIMES} 32 bytes, {words.percent(columns.bytes_needed, moved)} used"
         drawing.text(_RIGHT, drawing.y + 14, figure, size=11, anchor="end")
         drawing.y += 20
 
@@ -255,7 +242,8 @@ def _rest(drawing: Drawing, requests: Requests, shown: range, colour: str) -> No
     each = f", {total // bins} or {total // bins + 1} to a bar" if total % bins else f", {total // bins} to a bar"
     drawing.text(0, drawing.y, f"All {total:,} recorded warp requests, {left_out:,} of them not drawn above", bold=True)
     drawing.y += 18
-    drawing.text(0, drawing.y, f"Sectors moved in each{each if total > bins else ''}; filled: what is needed", faint=True)
+    caption = f"Sectors moved in each{each if total > bins else ''}; filled: what is needed"
+    drawing.text(0, drawing.y, caption, faint=True)
     top, height, highest = drawing.y + 8, 44.0, float(max(moved.max(), 1))
     step = (_RIGHT - _LEFT) / bins
     for bar, (mean, part) in enumerate(zip(moved.tolist(), needed.tolist(), strict=True)):
@@ -279,7 +267,7 @@ def _totals(drawing: Drawing, view: "View", instruction: "Instruction", launch: 
             drawing.lines(
                 0,
                 f"The whole launch, {figure.memory.name}: {words.plural(figure.requests, 'warp request')}, needs "
-                f"{plural_bytes(figure.bytes_needed)}, moves {plural_bytes(moved)}: "
+                f"{words.plural(figure.bytes_needed, 'byte')}, moves {words.plural(moved, 'byte')}: "
                 f"{words.percent(figure.bytes_needed, moved)} used.",
                 width=WIDTH,
             )

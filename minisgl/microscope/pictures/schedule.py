@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minisgl.microscope.pictures.window import WARP_SIZE
+from minisgl.microscope.records import ARRIVED, BLOCK_MET
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import View
 
-_ARRIVE, _BLOCK_MET = 0, 1
 _LAST_BLOCK_BARRIER = 3  # of enum Wait: those up to it wait for the block, those behind it for lanes of a warp
 
 # What a thread does next: ("access", instruction, execution), ("meet", site, how many times), ("barrier", phase, 0)
@@ -88,7 +88,7 @@ def schedule(view: "View", launch: int, block: int) -> Schedule:
     accesses = view.accesses[(view.accesses["launch"] == launch) & (view.accesses["block"] == block)]
     events = view.events[(view.events["launch"] == launch) & (view.events["block"] == block)]
     finished = view.launches[launch].finished
-    passed = int((events["kind"] == _BLOCK_MET).sum())
+    passed = int((events["kind"] == BLOCK_MET).sum())
     lives = _lives(accesses, events)
     warps: dict[int, list[Step]] = {}
     for warp in sorted({thread // WARP_SIZE for thread in lives}):
@@ -106,7 +106,7 @@ def schedule(view: "View", launch: int, block: int) -> Schedule:
 
 def _lives(accesses: np.ndarray, events: np.ndarray) -> dict[int, _Life]:
     """Return each thread's accesses and arrivals, in the order of their running numbers."""
-    arrivals = np.flatnonzero(events["kind"] == _ARRIVE)
+    arrivals = np.flatnonzero(events["kind"] == ARRIVED)
     order = np.argsort(np.concatenate((accesses["step"], events["step"][arrivals])), kind="stable")
     threads, instructions, executions = (accesses[name].tolist() for name in ("thread", "instruction", "execution"))
     lives: dict[int, _Life] = defaultdict(_Life)
@@ -142,10 +142,14 @@ def _merge(warp: int, lives: dict[int, _Life], accesses: np.ndarray) -> list[Ste
     places = [{key: position for position, key in enumerate(keys)} for keys, _ in groups]
     next_of = [0] * len(groups)
     steps = []
-    while heads := {keys[at]: None for (keys, _), at in zip(groups, next_of, strict=True) if at < len(keys)}:
+    while any(at < len(keys) for (keys, _), at in zip(groups, next_of, strict=True)):
+        heads: dict[Key, int] = {}
+        for (keys, members), at in zip(groups, next_of, strict=True):
+            if at < len(keys):
+                heads[keys[at]] = heads.get(keys[at], 0) + len(members)
         # An instruction that others have yet to come to can wait for them.
-        ready = [key for key in heads if all(place.get(key, -1) <= at for place, at in zip(places, next_of, strict=True))]
-        key = (ready or list(heads))[0]
+        ahead = {key for key in heads if any(p.get(key, -1) > at for p, at in zip(places, next_of, strict=True))}
+        key = next((key for key in heads if key not in ahead), None) or _widest(heads)
         threads, rows, site = [], [], -1
         for index, (keys, members) in enumerate(groups):
             at = next_of[index]
@@ -157,6 +161,11 @@ def _merge(warp: int, lives: dict[int, _Life], accesses: np.ndarray) -> list[Ste
         touched = accesses[sorted(rows)] if key[0] == "access" else accesses[:0]
         steps.append(Step(0, warp, key, site, sorted(threads), touched))
     return steps
+
+
+def _widest(heads: dict[Key, int]) -> Key:
+    """Choose where branches cross each other: what most lanes are at, a meeting last."""
+    return max(heads, key=lambda key: (key[0] == "access", heads[key]))
 
 
 def _place(warps: dict[int, list[Step]]) -> None:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minisgl.microscope.pictures import words
-from minisgl.microscope.pictures.memory_sectors import COLOURS, heading
+from minisgl.microscope.pictures.entries import COLOURS
+from minisgl.microscope.pictures.heading import heading
 from minisgl.microscope.pictures.svg import INK, RED, WIDTH, Drawing, Picture
 from minisgl.microscope.pictures.window import (
+    MOST_REQUESTS,
     SHARED,
     WARP_SIZE,
     Request,
@@ -41,6 +43,7 @@ def banks(
     A bank hands out one word of 4 bytes at a time. Lanes that ask a bank for different words wait for each other: the
     request takes as many passes as the busiest bank has words to give. Lanes that ask for the same word share it.
     The lanes of 8-byte accesses are served in two halves, those of 16-byte accesses in four quarters.
+    The first request is drawn lane by lane, the following ones as bars.
 
     Args:
         view: what `observe` recorded.
@@ -48,7 +51,7 @@ def banks(
         launch: number of the launch.
         blocks: block or blocks to look at; all recorded ones by default.
         warps: warp or warps of those blocks; all by default.
-        requests: how many warp requests to draw, or which (`range(8, 16)`). The first is drawn lane by lane.
+        requests: how many warp requests to draw (at most 48), or which (`range(8, 16)`).
 
     Returns:
         The picture, SVG.
@@ -57,8 +60,10 @@ def banks(
         ValueError: nothing fits, or more than one instruction.
         TypeError: an argument is of the wrong kind.
     """
-    found, window = chosen_requests("banks", view, instruction, SHARED, launch, blocks, warps)
-    shown = chosen_range("banks", "requests", requests, len(window))
+    found, window = chosen_requests(
+        "banks", view, instruction=instruction, spaces=SHARED, launch=launch, blocks=blocks, warps=warps
+    )
+    shown = chosen_range("banks", "requests", requests, len(window), MOST_REQUESTS)
     first = window[shown.start]
     use = BankUse(first)
     memory = view.memories[int(first.memories[0])].name
@@ -69,7 +74,10 @@ def banks(
     _counts(drawing, use)
     if len(shown) > 1:
         _strips(drawing, window, shown[1:], COLOURS[found.kind])
-    _totals(drawing, view, window, shown, found, launch)
+    drawing.y += 8
+    if left_out := len(window) - len(shown):
+        drawing.lines(0, f"{words.plural(left_out, 'more warp request')} of {len(window):,} not shown.", width=WIDTH)
+    _totals(drawing, view, found, launch)
     return drawing.picture()
 
 
@@ -156,7 +164,7 @@ def _counts(drawing: Drawing, use: BankUse) -> None:
     """Write under each bank how many words it has to give; the largest number is the number of passes."""
     for group, counts in zip(use.groups, use.counts, strict=True):
         drawing.y += 15
-        label = "words" if len(use.groups) == 1 else f"lanes {group.start}–{group[-1]}"
+        label = "words" if len(use.groups) == 1 else f"lanes {group.start}{words.TO}{group[-1]}"
         drawing.text(_LEFT - 8, drawing.y, label, size=11, anchor="end")
         for bank, count in enumerate(counts.tolist()):
             if count:
@@ -187,9 +195,10 @@ def _strips(drawing: Drawing, requests: Requests, shown: range, colour: str) -> 
         base = drawing.y + 20
         drawing.text(0, base - 4, f"block {request.block}: {request.name}", size=11, width=200)
         for bank, count in enumerate(highest.tolist()):
-            height = max(16 * min(count, NUM_BANKS) / NUM_BANKS, 2) if count else 0
-            fill = RED if count > 1 else colour
-            drawing.add("rect", x=210 + bank * 10, y=base - height, width=8, height=height, fill=fill)
+            height = max(16 * min(count, NUM_BANKS) / NUM_BANKS, 2)
+            if count:
+                fill = RED if count > 1 else colour
+                drawing.add("rect", x=210 + bank * 10, y=base - height, width=8, height=height, fill=fill)
         drawing.add("path", d=f"M210 {base:.1f}h318", stroke=INK, stroke_opacity=0.5)
         worst = int(highest.max())
         note = f"{worst}-way conflict" if worst > 1 else "no conflict"
@@ -198,14 +207,8 @@ def _strips(drawing: Drawing, requests: Requests, shown: range, colour: str) -> 
         drawing.y += 24
 
 
-def _totals(
-    drawing: Drawing, view: "View", requests: Requests, shown: range, instruction: "Instruction", launch: int
-) -> None:
-    """Say what is not drawn, and what the instruction did in the whole launch."""
-    drawing.y += 8
-    if left_out := len(requests) - len(shown):
-        text = f"{words.plural(left_out, 'more warp request')} of {len(requests):,} recorded not shown."
-        drawing.lines(0, text, width=WIDTH)
+def _totals(drawing: Drawing, view: "View", instruction: "Instruction", launch: int) -> None:
+    """Say what the instruction did in the whole launch, of which the record is a part."""
     for figure in view.figures:
         if figure.launch == launch and figure.instruction == instruction and figure.wavefronts:
             drawing.lines(

@@ -1,14 +1,15 @@
 """Draw SVG by hand: pictures that read on light and dark pages, the same bytes on every run."""
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 WIDTH = 700  # of every picture, in the unit of its coordinates; text is at least 11 of them high
 
-# From Okabe and Ito's palette, which colour-blind readers can tell apart. A colour never stands alone.
-BLUE, ORANGE, GREEN, PINK, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
+# Okabe and Ito's palette, which colour-blind readers can tell apart, its blue lighter for dark pages. A colour never
+# stands alone.
+BLUE, ORANGE, GREEN, PINK, RED = "#1F83C4", "#E69F00", "#009E73", "#CC79A7", "#D55E00"
 INK = "currentColor"  # the colour of the text around the picture
 
 # A picture inside a page takes the page's text colour. As a file of its own (`svg:root`) it follows the reader's theme.
@@ -41,7 +42,7 @@ class Picture:
 
 def wide_enough(svg: str) -> str:
     """Let a picture scroll on a phone: shrunk to the screen, its labels could not be read."""
-    return svg.replace('style="', 'style="min-width:36rem;', 1)
+    return svg.replace('style="', 'style="min-width:640px;', 1)
 
 
 def write(path: str | Path, suffix: str, text: str) -> None:
@@ -104,17 +105,30 @@ class Drawing:
         self.y += size + 4
         self.text(x, self.y, line, size=size, faint=faint)
 
-    def hatch(self, x: float, y: float, width: float, height: float, gap: float = 5) -> None:
-        """Fill a rectangle with thin diagonal lines: there, but not used."""
-        path, start = "", gap - height
-        while start < width:
-            left, right = max(start, 0.0), min(start + height, width)
-            if right > left:
-                path += f"M{_value(x + left)} {_value(y + height - left + start)}"
-                path += f"L{_value(x + right)} {_value(y + height - right + start)}"
-            start += gap
+    def hatch(self, lefts: Iterable[float], y: float, width: float, height: float, gap: float = 5) -> None:
+        """Fill rectangles of one size side by side with thin diagonal lines: there, but not used."""
+        path = ""
+        for x in lefts:
+            start = gap - height
+            while start < width:
+                left, right = max(start, 0.0), min(start + height, width)
+                if right > left:
+                    path += f"M{number(x + left)} {number(y + height - left + start)}"
+                    path += f"l{number(right - left)} {number(left - right)}"
+                start += gap
         if path:
             self.add("path", d=path, stroke=INK, stroke_opacity=0.35)
+
+    def bars(self, bars: Iterable[tuple[float, float]], y: float, height: float, fill: str) -> None:
+        """Fill rectangles of one height side by side, given as (x, width) from left to right."""
+        joined: list[list[float]] = []
+        for x, width in bars:
+            if joined and abs(joined[-1][0] + joined[-1][1] - x) < 0.01:
+                joined[-1][1] += width
+            else:
+                joined.append([x, width])
+        path = "".join(f"M{number(x)} {number(y)}h{number(w)}v{number(height)}h{number(-w)}z" for x, w in joined)
+        self.add("path", d=path, fill=fill)
 
     def svg(self) -> str:
         """Return the picture so far, as high as `y`."""
@@ -122,7 +136,7 @@ class Drawing:
         # As wide as its place, up to 800 pixels: an image without a height of its own keeps the view box's proportions.
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" width="100%" role="img" '
-            f'font-family="{_SANS}" style="max-width:50rem"><title>{escape(self.title, quote=False)}</title>'
+            f'font-family="{_SANS}" style="max-width:800px"><title>{escape(self.title, quote=False)}</title>'
             f"<style>{_STYLE}</style>{''.join(self._parts)}</svg>"
         )
 
@@ -136,11 +150,6 @@ class Drawing:
         return "".join(parts)
 
 
-def digest(text: str) -> str:
-    """Return a short name for a text: the same for the same text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
 def text_width(text: str, size: float = 12, mono: bool = False) -> float:
     """Estimate how wide a text is: nobody knows a reader's fonts, so somewhat wider than most are."""
     return len(text) * size * (0.62 if mono else 0.58)
@@ -152,7 +161,10 @@ def fitted(text: str, width: float, size: float = 12, mono: bool = False) -> str
     return text if len(text) <= letters else text[: max(letters - 1, 0)].rstrip() + "…"
 
 
+def number(value: float) -> str:
+    """Write a coordinate: a tenth of a pixel is more than enough."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def _value(value: str | float) -> str:
-    if isinstance(value, str):
-        return escape(value)
-    return f"{value:.1f}".rstrip("0").rstrip(".") if value % 1 else str(int(value))
+    return escape(value) if isinstance(value, str) else number(value) if abs(value) >= 1 else f"{value:g}"

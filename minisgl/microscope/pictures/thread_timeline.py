@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from minisgl.microscope.pictures import words
 from minisgl.microscope.pictures.entries import SIZE, Entries, Entry, legend, mark
 from minisgl.microscope.pictures.schedule import Schedule, schedule
-from minisgl.microscope.pictures.svg import INK, RED, WIDTH, Drawing, Picture
+from minisgl.microscope.pictures.svg import INK, RED, WIDTH, Drawing, Picture, number
 from minisgl.microscope.pictures.window import chosen_block, chosen_launch, chosen_range
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 _LEFT, _COLUMN, _ROW = 180, 20, 34
 _COLUMNS = (WIDTH - _LEFT) // _COLUMN  # in a line of the picture
+_MOST_BYTES, _MARK_BYTES, _CELL_BYTES = 120_000, 200, 25  # the last of a cell without a mark, and of its row's name
 _LONGEST_PATTERN = 12  # columns of a loop that are drawn once, with the number of its rounds
 
 
@@ -55,18 +58,17 @@ def timeline(
     if rows < 1:
         raise ValueError(f"timeline: rows: expected at least 1, got {rows}")
     shown, hidden = lives[:rows], lives[rows:]
-    if isinstance(steps, int):
-        chosen_range("timeline", "steps", steps, plan.num_columns)
-        folded = _fold(shown, range(plan.num_columns))[:steps]
-    else:
-        folded = _fold(shown, chosen_range("timeline", "steps", steps, plan.num_columns))
+    wanted = chosen_range("timeline", "steps", steps, plan.num_columns)
+    folded = _fold(shown, range(plan.num_columns))[:steps] if isinstance(steps, int) else _fold(shown, wanted)
+    folded = _cut(shown, folded)
     drawing = Drawing(f"Threads of block {block} of {function}, step by step")
     drawing.text(0, 16, f"What the threads of block {block} do", size=15, bold=True)
     drawing.text(0, 36, f"{function}: {_summary(plan, folded)}", width=WIDTH)
     drawing.y = 48
     for start in range(0, len(folded), _COLUMNS):
-        _Band(drawing, plan, shown, folded[start : start + _COLUMNS], view.launches[launch].finished).draw()
-    _explain(drawing, view, shown, hidden, folded, launch)
+        _Band(drawing, shown, folded, start).draw(view.launches[launch].finished)
+    _say_hidden(drawing, hidden)
+    _explain(drawing, view, shown, folded, launch)
     return drawing.picture()
 
 
@@ -143,6 +145,13 @@ def _fold(lives: list[_Life], columns: range) -> list[_Column]:
     return folded
 
 
+def _cut(lives: list[_Life], columns: list[_Column]) -> list[_Column]:
+    """Keep as many columns as a picture can hold."""
+    marks = np.array([sum(column.step in life.entries for life in lives) for column in columns])
+    size = np.cumsum(marks * _MARK_BYTES + (len(lives) + 1) * _CELL_BYTES)
+    return columns[: max(int(np.searchsorted(size, _MOST_BYTES)), 1)]
+
+
 def _best_pattern(content: list[tuple[Entry | None, ...]], at: int) -> tuple[int, int]:
     """Return length and rounds of the repetition from `at` on that saves most columns; at least 3 rounds."""
     best = (1, 1)
@@ -169,75 +178,90 @@ def _summary(plan: Schedule, folded: list[_Column]) -> str:
 class _Band:
     """One line of the picture: a few columns of all rows."""
 
-    def __init__(
-        self, drawing: Drawing, plan: Schedule, lives: list[_Life], columns: list[_Column], finished: bool
-    ) -> None:
-        self.drawing, self.plan, self.lives, self.columns, self.finished = drawing, plan, lives, columns, finished
+    def __init__(self, drawing: Drawing, lives: list[_Life], columns: list[_Column], start: int) -> None:
+        self.drawing, self.lives, self.columns = drawing, lives, columns[start : start + _COLUMNS]
+        self.before = columns[start - 1].step if start else -1
         self.top = drawing.y + 34
 
-    def draw(self) -> None:
-        """Draw the line and move on below it."""
+    def draw(self, finished: bool) -> None:
+        """Draw the line and move on below it; in a launch that failed nobody has ended."""
         self._header()
         for row, life in enumerate(self.lives):
-            self._row(life, self.top + row * _ROW)
+            self._row(life, self.top + row * _ROW, finished)
         self.drawing.y = self.top + len(self.lives) * _ROW + 8
 
     def _header(self) -> None:
         drawing, height = self.drawing, len(self.lives) * _ROW
         drawing.text(_LEFT - 12, self.top - 6, "step", size=11, anchor="end", faint=True)
-        wide = self.columns[-1].step + 1 >= 1000
+        wide = self.columns[-1].step + 1 >= 100
         for index, column in enumerate(self.columns):
             x = _LEFT + index * _COLUMN
             entries = [life.entries.get(column.step) for life in self.lives]
             if any(entry and entry.kind == "barrier" for entry in entries):
-                drawing.add(
-                    "rect", x=x - 1, y=self.top - 2, width=_COLUMN, height=height, fill=INK, fill_opacity=0.15
-                )
+                drawing.add("rect", x=x - 1, y=self.top - 2, width=_COLUMN, height=height, fill=INK, fill_opacity=0.15)
             if not wide or index % 2 == 0:
-                number = f"{column.step + 1}"
-                drawing.text(x + SIZE / 2, self.top - 6, number, size=11, anchor="middle", faint=True)
+                drawing.text(x + SIZE / 2, self.top - 6, f"{column.step + 1}", size=11, anchor="middle", faint=True)
             if column.opens:
                 width = min(column.opens, len(self.columns) - index) * _COLUMN - 2
                 line = f"M{x} {self.top - 16:.1f}v-3h{width}v3"
                 drawing.add("path", d=line, fill="none", stroke=INK)
-                drawing.text(x + width / 2, self.top - 23, f"×{column.rounds}", size=11, bold=True, anchor="middle")
+                rounds = f"{words.TIMES}{column.rounds}"
+                drawing.text(x + width / 2, self.top - 23, rounds, size=11, bold=True, anchor="middle")
 
-    def _row(self, life: _Life, y: float) -> None:
+    def _row(self, life: _Life, y: float, finished: bool) -> None:
         drawing, middle = self.drawing, y + SIZE / 2
         alike = len(life.threads)
         name = f"{'thread' if alike == 1 else 'threads'} {words.listed(life.threads)}"
         drawing.text(0, y + 10, name, width=_LEFT - 10)
         if alike > 1:
             drawing.text(0, y + 23, f"{alike:,} alike", size=11, faint=True)
+        lines = {"wait": "", "turn": ""}
         for index, column in enumerate(self.columns):
             x = _LEFT + index * _COLUMN
             if entry := life.entries.get(column.step):
                 mark(drawing, entry, x, y)
-                continue
-            state = life.state(column.step)
-            if state == "wait":
-                line = f"M{x - 1} {middle:.1f}h{_COLUMN}"
-                drawing.add("path", d=line, stroke=INK, stroke_width=2.5, stroke_dasharray="6 4")
+            elif (state := life.state(column.step)) == "wait":
+                lines[state] += f"M{x - 1} {number(middle)}h{_COLUMN}"
             elif state == "turn":
-                drawing.add("path", d=f"M{x + 8} {middle:.1f}h2", stroke=INK, stroke_width=2)
-            elif column.step == life.last + 1 and self.finished:
+                lines[state] += f"M{x + 8} {number(middle)}h2"
+            elif finished and self._first_after(life.last, index):
                 drawing.add("rect", x=x + 5, y=middle - 4, width=8, height=8, fill=INK)
-        if life.stuck and self.columns[-1].step >= life.last:
-            x = _LEFT + len(self.columns) * _COLUMN
-            drawing.text(x - 2, y + 30, "never met", size=11, bold=True, anchor="end", fill=RED)
+        _gaps(drawing, lines["wait"], lines["turn"])
+        last = [index for index, column in enumerate(self.columns) if column.step == life.last]
+        if life.stuck and last:
+            x = min(_LEFT + (last[0] + 1) * _COLUMN, WIDTH - 60)
+            drawing.text(x, y + 29, "never met", size=11, bold=True, fill=RED)
+
+    def _first_after(self, step: int, index: int) -> bool:
+        """Tell if a column is the first of the picture behind a step."""
+        before = self.columns[index - 1].step if index else self.before
+        return before <= step < self.columns[index].step
 
 
-def _explain(
-    drawing: Drawing, view: "View", shown: list[_Life], hidden: list[_Life], folded: list[_Column], launch: int
-) -> None:
+def _gaps(drawing: Drawing, waiting: str, turn: str) -> None:
+    """Draw the paths of steps in which threads wait, and of those in which other lanes run."""
+    if waiting:
+        drawing.add("path", d=waiting, stroke=INK, stroke_width=2.5, stroke_dasharray="6 4")
+    if turn:
+        drawing.add("path", d=turn, stroke=INK, stroke_width=2)
+
+
+def _say_hidden(drawing: Drawing, hidden: list[_Life]) -> None:
     drawing.y += 4
     if hidden:
         threads = sum(len(life.threads) for life in hidden)
         text = f"{words.plural(len(hidden), 'more row')} ({words.plural(threads, 'thread')}) not shown."
         drawing.lines(0, text, width=WIDTH)
+
+
+def _explain(drawing: Drawing, view: "View", shown: list[_Life], folded: list[_Column], launch: int) -> None:
     if not view.launches[launch].finished:
-        drawing.lines(0, f"The launch did not finish: {view.error}" if view.error else "The launch did not finish.",
-                      width=WIDTH, faint=False)
+        drawing.lines(
+            0,
+            f"The launch did not finish: {view.error}" if view.error else "The launch did not finish.",
+            width=WIDTH,
+            faint=False,
+        )
     _states(drawing, shown, folded, view.launches[launch].finished)
     drawing.y += 10
     used: dict[str, Entry] = {}
@@ -259,15 +283,15 @@ def _states(drawing: Drawing, shown: list[_Life], folded: list[_Column], finishe
     states = {life.state(column.step) for life in shown for column in folded if column.step not in life.entries}
     x, y = 0.0, drawing.y + 18
     if "wait" in states:
-        drawing.add("path", d=f"M{x} {y - 4:.1f}h26", stroke=INK, stroke_width=2.5, stroke_dasharray="6 4")
+        _gaps(drawing, f"M{x} {y - 4:.1f}h26", "")
         drawing.text(x + 34, y, "waits for others")
         x += 160
     if "turn" in states:
-        drawing.add("path", d=f"M{x + 8} {y - 4:.1f}h2", stroke=INK, stroke_width=2)
+        _gaps(drawing, "", f"M{x + 8} {y - 4:.1f}h2")
         drawing.text(x + 20, y, "other lanes of its warp run")
         x += 210
     if "ended" in states and finished:
         drawing.add("rect", x=x, y=y - 8, width=8, height=8, fill=INK)
-        drawing.text(x + 16, y, "has ended, or touches nothing more")
+        drawing.text(x + 16, y, "is done with memory")
         x += 1
     drawing.y = y if x else drawing.y

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minisgl.microscope.pictures.words import ordinal
+from minisgl.microscope.records import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import Figure, Instruction, Launch, Memory, View
 
-SECTOR_BYTES = 32  # the least that moves between a multiprocessor and L2
 WARP_SIZE = 32
+MOST_REQUESTS = 48  # in one picture
 GLOBAL, SHARED = ("global", "unknown"), ("shared", "dynamic shared")
 
 
@@ -124,6 +125,7 @@ def chosen_block(function: str, view: "View", launch: int, block: int | None) ->
 def chosen_requests(
     function: str,
     view: "View",
+    *,
     instruction: "Instruction | Figure | int | str | None",
     spaces: Sequence[str],
     launch: int,
@@ -148,11 +150,15 @@ def chosen_requests(
     return found, Requests(view, rows)
 
 
-def chosen_range(function: str, name: str, wanted: int | range, total: int) -> range:
-    """Return the positions to show: the first few, or a range of them, cut to what there is."""
+def chosen_range(function: str, name: str, wanted: int | range, total: int, most: int = 1 << 62) -> range:
+    """Return the positions to show: the first few, or a range of them, cut to what there is and fits a picture."""
+    if isinstance(wanted, bool) or not isinstance(wanted, int | range):
+        raise TypeError(f"{function}: {name}: expected how many, or a range, got {wanted!r}")
     chosen = range(wanted) if isinstance(wanted, int) else wanted
-    chosen = range(max(chosen.start, 0), min(chosen.stop, total))
-    if not len(chosen):
+    if chosen.step != 1:
+        raise ValueError(f"{function}: {name}: expected a range without gaps, got {wanted}")
+    chosen = range(max(chosen.start, 0), min(chosen.stop, total, max(chosen.start, 0) + most))
+    if not chosen:
         raise ValueError(f"{function}: {name}: expected at least one of 0 to {total - 1}, got {wanted}")
     return chosen
 
@@ -179,10 +185,10 @@ def _chosen_instruction(
             raise ValueError(f"{function}: instruction: expected 0 to {last}, got {wanted}")
         return view.instructions[wanted]
     if not isinstance(wanted, str):
-        found = getattr(wanted, "instruction", wanted)
-        if not any(found == known for known in view.instructions):
+        known = [one for one in view.instructions if one == getattr(wanted, "instruction", wanted)]
+        if not known:
             raise ValueError(f"{function}: instruction: expected one of this record's, got {wanted!r}")
-        return found
+        return known[0]
     used = [view.instructions[index] for index in np.unique(rows["instruction"])]
     memories = {one.index: _memories(view, rows[rows["instruction"] == one.index]) for one in used}
     fitting = [one for one in used if all(_fits(one, memories[one.index], word) for word in wanted.split())]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from minisgl.microscope.records import Instruction, Memory
 
+TIMES, TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+
 _PREPOSITIONS = {"load": "from", "store": "to", "atomic": "in"}
 _VERBS = {"load": "load", "store": "store", "atomic": "update"}
 
@@ -31,14 +33,20 @@ def percent(part: float, whole: float) -> str:
 
 def action(instruction: "Instruction", memory: str) -> str:
     """Return what each lane does: "load 16 bytes from weights"."""
-    verb, preposition = _VERBS[instruction.kind], _PREPOSITIONS[instruction.kind]
+    verb, preposition = _VERBS.get(instruction.kind, instruction.kind), _PREPOSITIONS.get(instruction.kind, "of")
     return f"{verb} {plural(instruction.size, 'byte')} {preposition} {memory}"
 
 
 def source(instruction: "Instruction") -> str:
     """Return where an instruction is written, short: "warp.cuh:50, called from index.cu:49"."""
-    places = [f"{PurePosixPath(found.file).name}:{found.line}" for found in instruction.sources]
-    return f"{places[0]}, called from {places[-1]}" if len(places) > 1 else "".join(places) or "source line not known"
+    if not instruction.sources:
+        return "source line not known"
+    first, last = instruction.sources[0], instruction.sources[-1]
+    place = f"{PurePosixPath(first.file).name}:{first.line}"
+    if len(instruction.sources) == 1:
+        return place
+    caller = f"line {last.line}" if last.file == first.file else f"{PurePosixPath(last.file).name}:{last.line}"
+    return f"{place}, called from {caller}"
 
 
 def code(instruction: "Instruction") -> str:
@@ -70,7 +78,7 @@ def spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def listed(numbers: Sequence[int], most: int = 2) -> str:
-    """List numbers by their first runs: "1–31, 33–63, …"."""
+    """List numbers by their first runs: 1 to 31, 33 to 63 and so on."""
     runs = spans(numbers)
-    shown = ", ".join(f"{first}" if first == last else f"{first}–{last}" for first, last in runs[:most])
+    shown = ", ".join(f"{first}" if first == last else f"{first}{TO}{last}" for first, last in runs[:most])
     return f"{shown}, …" if len(runs) > most else shown
