@@ -1,4 +1,4 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:53dcfd4539d4
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:af02f732b8b8
 
 #pragma once
 
@@ -56,20 +56,17 @@ inline constexpr int warpSize = 32;
 #include <sanitizer/asan_interface.h>
 #endif
 
-// Shared memory is static: an OS thread runs one block at a time. Each variable has a section of its own, by which it
-// is known to be shared. For the microscope, bytes in front of it belong to nobody: an overflow hits those.
+// Shared memory is static: an OS thread runs one block at a time. The microscope knows it by its section, and by guard
+// bytes beside it that belong to nobody: an overflow hits those.
+#ifdef MINISGL_MICROSCOPE
 #define MINISGL_SECTION(name) __attribute__((section(name)))
-#define MINISGL_SHARED(number) static MINISGL_SECTION("minisgl_shared_" #number)
-#define MINISGL_GUARDED_SHARED(number)                                                                     \
+#define MINISGL_GUARDED(number)                                                                            \
   static MINISGL_SECTION("minisgl_guard_" #number) __attribute__((used)) char minisgl_guard_##number[256]; \
-  MINISGL_SHARED(number)
+  static MINISGL_SECTION("minisgl_shared_" #number)
 #define MINISGL_EXPANDED(macro, number) macro(number)
-#if defined(MINISGL_HOST_PARALLEL) || defined(__SANITIZE_ADDRESS__)
-#define __shared__ static MINISGL_PER_OS_THREAD
-#elif defined(MINISGL_MICROSCOPE)
-#define __shared__ MINISGL_EXPANDED(MINISGL_GUARDED_SHARED, __COUNTER__)
+#define __shared__ MINISGL_EXPANDED(MINISGL_GUARDED, __COUNTER__)
 #else
-#define __shared__ MINISGL_EXPANDED(MINISGL_SHARED, __COUNTER__)
+#define __shared__ static MINISGL_PER_OS_THREAD
 #endif
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };

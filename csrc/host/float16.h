@@ -54,20 +54,13 @@ struct Number {
 
   static constexpr Number of_code(uint32_t code) { return RawNumber<F>{static_cast<unsigned short>(code)}; }
 
-  // Arithmetic. A float has more than twice the bits of these formats, so that rounding a sum, quotient or product to
-  // float first does no harm, unless it falls below the normal floats: that happens to bfloat16, which has a float's
-  // exponents.
+  // Arithmetic. A float has twice the bits of these formats and two more, so that rounding a sum, product or quotient to
+  // float first does no harm. (Chapter 11 checks bfloat16 where its floats are subnormal and have fewer bits.)
 
   friend Number __hadd(Number a, Number b) { return static_cast<float>(a) + static_cast<float>(b); }
   friend Number __hsub(Number a, Number b) { return static_cast<float>(a) - static_cast<float>(b); }
-  friend Number __hmul(Number a, Number b) {
-    if constexpr (F::kBias == 127) return static_cast<double>(static_cast<float>(a)) * static_cast<float>(b);
-    return static_cast<float>(a) * static_cast<float>(b);
-  }
-  friend Number __hdiv(Number a, Number b) {
-    if constexpr (F::kBias == 127) return static_cast<double>(static_cast<float>(a)) / static_cast<float>(b);
-    return static_cast<float>(a) / static_cast<float>(b);
-  }
+  friend Number __hmul(Number a, Number b) { return static_cast<float>(a) * static_cast<float>(b); }
+  friend Number __hdiv(Number a, Number b) { return static_cast<float>(a) / static_cast<float>(b); }
   friend Number __hfma(Number a, Number b, Number c) {  // the product is exact as a double
     return add_to_odd(static_cast<double>(static_cast<float>(a)) * static_cast<float>(b), static_cast<float>(c));
   }

@@ -14,72 +14,6 @@ constexpr To bits_as(From value) {
   return __builtin_bit_cast(To, value);
 }
 
-/// CUDA's suffixes _rn, _rz, _ru and _rd.
-enum class Rounding { kNearest, kZero, kUp, kDown };
-
-/// Whether a value that lies between two numbers of a format becomes the one farther from zero, under a directed
-/// rounding.
-template <Rounding kRounding, class Float>
-constexpr bool rounds_away(Float value) {
-  return (kRounding == Rounding::kUp && value > 0) || (kRounding == Rounding::kDown && value < 0);
-}
-
-/// A double as a float. The bits of neighbouring floats of one sign are neighbouring integers.
-template <Rounding kRounding>
-inline float to_float(double value) {
-  const auto nearest = static_cast<float>(value);
-  if (kRounding == Rounding::kNearest || nearest == value || value != value) return nearest;
-  const bool grew = fabs(static_cast<double>(nearest)) > fabs(value);
-  const bool away = rounds_away<kRounding>(value);
-  return bits_as<float>(bits_as<uint32_t>(nearest) + (away && !grew) - (!away && grew));
-}
-
-/// A double as a float that is cut off, its last bit set if anything was lost. Rounding that once more, to a format at
-/// least two bits shorter, gives what rounding the double at once would: the last bit stands for all that was lost.
-inline float round_to_odd(double value) {
-  const float cut = to_float<Rounding::kZero>(value);
-  return cut == value ? cut : bits_as<float>(bits_as<uint32_t>(cut) | 1);
-}
-
-/// The sum of two doubles, likewise cut off with the last bit set if anything was lost.
-inline double add_to_odd(double a, double b) {
-  const double sum = a + b, part = sum - a;
-  const double lost = (a - (sum - part)) + (b - part);  // exact: Knuth's two-sum
-  const auto bits = bits_as<uint64_t>(sum);
-  if (bits & 1 || !(lost < 0 || lost > 0)) return sum;
-  return bits_as<double>((lost > 0) == (sum > 0) ? bits + 1 : bits - 1);
-}
-
-/// An integer as a double, likewise.
-template <class Int>
-inline double integer_to_odd(Int value) {
-  const bool negative = value < 0;
-  const auto magnitude = negative ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
-  const auto kept =
-      magnitude >> 53 ? (magnitude & ~uint64_t{0xfff}) | uint64_t{(magnitude & 0xfff) != 0} << 11 : magnitude;
-  return negative ? -static_cast<double>(kept) : static_cast<double>(kept);
-}
-
-/// A floating-point number as an integer, as PTX's cvt does it: out of range gives the nearest integer there is; NaN
-/// gives zero, or the top bit alone if either type has 64 bits.
-template <class Int, Rounding kRounding, class Float>
-inline Int to_integer(Float value) {
-  constexpr int kBits = 8 * sizeof(Int);
-  constexpr bool kSigned = Int(-1) < Int(0);
-  constexpr auto kTopBit = static_cast<Int>(uint64_t{1} << (kBits - 1));
-  constexpr auto kMin = kSigned ? kTopBit : Int(0);
-  constexpr auto kMax = static_cast<Int>(~kMin);
-  constexpr auto kLimit = static_cast<Float>(uint64_t{1} << (kBits - 1)) * (kSigned ? 1 : 2);  // kMax + 1
-  if (value != value) return sizeof(Int) == 8 || sizeof(Float) == 8 ? kTopBit : Int(0);
-  const Float whole = kRounding == Rounding::kNearest ? rint(value)
-                      : kRounding == Rounding::kZero  ? trunc(value)
-                      : kRounding == Rounding::kUp    ? ceil(value)
-                                                      : floor(value);
-  if (whole >= kLimit) return kMax;
-  if (whole < static_cast<Float>(kMin)) return kMin;
-  return static_cast<Int>(whole);
-}
-
 // A kernel's call of f(x) also looks for f in the namespace of x's type, which must hold nothing that CUDA has not.
 namespace small_floats {
 
@@ -142,6 +76,16 @@ constexpr uint32_t nearest_code(float value) {
   return code < F::kOverflow ? code : F::kOverflow;
 }
 
+/// CUDA's suffixes _rn, _rz, _ru and _rd.
+enum class Rounding { kNearest, kZero, kUp, kDown };
+
+/// Whether a value that lies between two numbers of a format becomes the one farther from zero, under a directed
+/// rounding.
+template <Rounding kRounding, class Float>
+constexpr bool rounds_away(Float value) {
+  return (kRounding == Rounding::kUp && value > 0) || (kRounding == Rounding::kDown && value < 0);
+}
+
 /// A float in a small format. With `saturate`, the largest finite number stands for all beyond it.
 template <class F, Rounding kRounding = Rounding::kNearest>
 constexpr uint32_t narrow(float value, bool saturate = false) {
@@ -154,6 +98,62 @@ constexpr uint32_t narrow(float value, bool saturate = false) {
   if (saturate && code == F::kOverflow) code = F::kMaxFinite;
   const uint32_t sign = bits_as<uint32_t>(value) >> 31 << F::kSignBit;
   return value != value ? F::kNaN : sign | code;
+}
+
+/// A double as a float. The bits of neighbouring floats of one sign are neighbouring integers.
+template <Rounding kRounding>
+inline float to_float(double value) {
+  const auto nearest = static_cast<float>(value);
+  if (kRounding == Rounding::kNearest || nearest == value || value != value) return nearest;
+  const bool grew = fabs(static_cast<double>(nearest)) > fabs(value);
+  const bool away = rounds_away<kRounding>(value);
+  return bits_as<float>(bits_as<uint32_t>(nearest) + (away && !grew) - (!away && grew));
+}
+
+/// A double as a float that is cut off, its last bit set if anything was lost. Rounding that once more, to a format at
+/// least two bits shorter, gives what rounding the double at once would: the last bit stands for all that was lost.
+inline float round_to_odd(double value) {
+  const float cut = to_float<Rounding::kZero>(value);
+  return cut == value ? cut : bits_as<float>(bits_as<uint32_t>(cut) | 1);
+}
+
+/// The sum of two doubles, likewise cut off with the last bit set if anything was lost.
+inline double add_to_odd(double a, double b) {
+  const double sum = a + b, part = sum - a;
+  const double lost = (a - (sum - part)) + (b - part);  // exact: Knuth's two-sum
+  const auto bits = bits_as<uint64_t>(sum);
+  if (bits & 1 || !(lost < 0 || lost > 0)) return sum;
+  return bits_as<double>((lost > 0) == (sum > 0) ? bits + 1 : bits - 1);
+}
+
+/// An integer as a double, likewise.
+template <class Int>
+inline double integer_to_odd(Int value) {
+  const bool negative = value < 0;
+  const auto magnitude = negative ? 0 - static_cast<uint64_t>(value) : static_cast<uint64_t>(value);
+  const auto kept =
+      magnitude >> 53 ? (magnitude & ~uint64_t{0xfff}) | uint64_t{(magnitude & 0xfff) != 0} << 11 : magnitude;
+  return negative ? -static_cast<double>(kept) : static_cast<double>(kept);
+}
+
+/// A floating-point number as an integer, as PTX's cvt does it: out of range gives the nearest integer there is; NaN
+/// gives zero, or the top bit alone if either type has 64 bits.
+template <class Int, Rounding kRounding, class Float>
+inline Int to_integer(Float value) {
+  constexpr int kBits = 8 * sizeof(Int);
+  constexpr bool kSigned = Int(-1) < Int(0);
+  constexpr auto kTopBit = static_cast<Int>(uint64_t{1} << (kBits - 1));
+  constexpr auto kMin = kSigned ? kTopBit : Int(0);
+  constexpr auto kMax = static_cast<Int>(~kMin);
+  constexpr auto kLimit = static_cast<Float>(uint64_t{1} << (kBits - 1)) * (kSigned ? 1 : 2);  // kMax + 1
+  if (value != value) return sizeof(Int) == 8 || sizeof(Float) == 8 ? kTopBit : Int(0);
+  const Float whole = kRounding == Rounding::kNearest ? rint(value)
+                      : kRounding == Rounding::kZero  ? trunc(value)
+                      : kRounding == Rounding::kUp    ? ceil(value)
+                                                      : floor(value);
+  if (whole >= kLimit) return kMax;
+  if (whole < static_cast<Float>(kMin)) return kMin;
+  return static_cast<Int>(whole);
 }
 
 }  // namespace minisgl::host

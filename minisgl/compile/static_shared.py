@@ -1,4 +1,4 @@
-# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:d3b775de9ef9
+# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:13daad5aa6f8
 
 """The limit on static shared memory, which nvcc's assembler enforces for a GPU and nobody for the CPU."""
 
@@ -10,17 +10,19 @@ from pathlib import Path
 from minisgl.compile.errors import CompileError
 
 _MAX_BYTES = 48 * 1024
-_SYMBOL = re.compile(r"^[0-9a-f]+ .{7} minisgl_shared_\d+\t([0-9a-f]+)\s+(?:\.hidden )?(.+)$", re.MULTILINE)
+
+# A function's variable that outlives a call is hardly anything but shared memory in a kernel; the small ones of other
+# functions do no harm.
+_SYMBOL = re.compile(
+    r"^[0-9a-f]+ .{7} (?:minisgl_shared_\d+|\.t?bss)\t([0-9a-f]+)\s+(?:\.hidden )?(.+\))::(\w+)$", re.MULTILINE
+)
 
 
 def require_static_shared_fits(library: Path) -> None:
     """Raise CompileError if a kernel of `library` has more than 48 KiB of `__shared__` variables."""
-    if b"minisgl_shared_" not in library.read_bytes():
-        return
     result = subprocess.run(["objdump", "-C", "-t", str(library)], capture_output=True, text=True, check=False)
     variables: dict[str, dict[str, int]] = defaultdict(dict)
-    for size, symbol in _SYMBOL.findall(result.stdout):
-        kernel, _, name = symbol.rpartition("::")
+    for size, kernel, name in _SYMBOL.findall(result.stdout):
         variables[kernel][name] = int(size, 16)
     for kernel, sizes in variables.items():
         if sum(sizes.values()) > _MAX_BYTES:

@@ -1,8 +1,9 @@
-# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:37b5fb52cd33
+# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:236600a8dee1
 
 """The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,12 +101,16 @@ def num_host_threads() -> int:
 def microscope_target() -> Target:
     """Compile kernels for the CPU with a call in front of every memory access. Raises ToolchainError without g++.
 
-    The calls are those that g++ inserts for ThreadSanitizer. Its library is not linked (`-nodefaultlibs`): the
-    microscope's recorder has functions of the same names. Optimisations that join or split accesses are off.
+    The calls are those that g++ inserts for ThreadSanitizer and UndefinedBehaviorSanitizer. Their libraries are not
+    linked (`-nodefaultlibs`): the microscope's recorder has functions of the same names. Optimisations that join or
+    split accesses are off, and small functions are inlined, so that an access names its caller.
     """
-    flags = ["-O1", "-fno-tree-sra", "-fno-tree-vectorize", "-g1", "-shared", *_HOST_FLAGS, "-DMINISGL_MICROSCOPE"]
-    flags += ["-fsanitize=thread", "-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s", "-lgcc"]
-    return Target("microscope", find_gcc(), tuple(flags), ".cpp", "-Wl,")
+    flags = ["-O1", "-fno-tree-sra", "-fno-tree-vectorize", "-finline-functions", "-finline-small-functions"]
+    flags += ["-g1", "-shared", *_HOST_FLAGS, "-Wno-tsan", "-DMINISGL_MICROSCOPE", "-nodefaultlibs"]
+    flags += ["-fsanitize=thread", "-fsanitize=alignment,bounds,signed-integer-overflow,integer-divide-by-zero"]
+    flags += ["-Wl,-z,defs", *(f"-Wl,--wrap={name}" for name in ("memcpy", "memmove", "memset"))]
+    compiler = dataclasses.replace(find_gcc(), flags=("-lstdc++", "-lm", "-lc", "-lgcc_s", "-lgcc"))
+    return Target("microscope", compiler, tuple(flags), ".cpp", "-Wl,")
 
 
 @contextlib.contextmanager

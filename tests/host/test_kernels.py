@@ -75,7 +75,7 @@ def assert_within_one_ulp(actual: torch.Tensor, expected: torch.Tensor, float_er
 def test_rmsnorm(machine: Machine, name: str, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
     x = strided(rows, columns, dtype, machine.device, gap=gap)
     weight = torch.randn(columns, device=machine.device).to(dtype)
-    y = torch.empty(rows, columns, dtype=dtype, device=machine.device)
+    y = torch.empty_strided(x.shape, x.stride(), dtype=dtype, device=machine.device)
     run(machine, name, x, weight, 1e-5, y, outputs=[y])
     expected = torch.nn.functional.rms_norm(x.double(), (columns,), weight.double(), 1e-5)
     # Float: two roundings a term, log2(columns) of them in a sum and a few after it; measured below 4e-7.
@@ -88,7 +88,7 @@ def test_rmsnorm(machine: Machine, name: str, rows: int, columns: int, gap: int,
 )
 def test_softmax(machine: Machine, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
     x = strided(rows, columns, dtype, machine.device, gap=gap).mul_(8)
-    y = torch.empty_like(x)
+    y = torch.empty_strided(x.shape, x.stride(), dtype=dtype, device=machine.device)
     run(machine, "softmax", x, y, outputs=[y])
     # exp turns the absolute error of its argument, here up to 64 * 2**-24, into a relative one.
     assert_within_one_ulp(y, torch.softmax(x.double(), dim=-1), 1e-5)
@@ -133,7 +133,7 @@ def test_topk(machine: Machine, rows: int, experts: int, k: int) -> None:
 def test_transpose(machine: Machine, rows: int, columns: int, gap: int, dtype: torch.dtype) -> None:
     x = strided(rows, columns, torch.float32, machine.device, gap=gap)
     x = (x * 1000).to(dtype)[:, :columns]
-    y = torch.empty(columns, rows, dtype=dtype, device=machine.device)
+    y = torch.empty(columns, rows + gap, dtype=dtype, device=machine.device)[:, :rows]
     run(machine, "transpose", x, y, outputs=[y])
     assert torch.equal(y, x.T)
 
@@ -144,7 +144,7 @@ def test_transpose(machine: Machine, rows: int, columns: int, gap: int, dtype: t
 )
 def test_gemm(machine: Machine, m: int, n: int, k: int, dtype: torch.dtype) -> None:
     a, b = strided(m, k, dtype, machine.device, gap=3), strided(k, n, dtype, machine.device, gap=0)
-    c = torch.empty(m, n, dtype=dtype, device=machine.device)
+    c = torch.empty(m, n + 2, dtype=dtype, device=machine.device)[:, :n]
     run(machine, "gemm", a, b, c, outputs=[c])
     exact = a.double() @ b.double()
     # A sum of k products in float is off by at most k * 2**-24 of the sum of their absolute values (Higham, 3.5).

@@ -161,7 +161,7 @@ def test_rows_that_two_indices_share_are_needed_once() -> None:
 def test_table() -> None:
     view = observe("transpose_0", torch.zeros(32, 32), torch.randn(32, 32))
     rows = [row.split() for row in view.table().splitlines()]
-    assert rows[0] == "line bytes of requests moved needed efficiency bank conflicts".split()
+    assert rows[0] == ["line", "bytes", "of", "requests", "moved", "needed", "efficiency", "bank", "conflicts"]
     column = next(row for row in rows if "tile" in row and "load" in row)
     assert column[1:] == ["load", "4", "tile", "32", "-", "4,096", "3%", "992"]
     assert re.fullmatch(r"tests/microscope/figures\.cu:\d+", column[0])

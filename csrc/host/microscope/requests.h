@@ -103,24 +103,27 @@ class Requests {
  public:
   /// Thread `thread` of `num_threads` executes the instruction. Returns how often it did before in this block.
   uint32_t add(unsigned thread, unsigned num_threads, uint64_t address, uint32_t size, Region* region) {
-    if (executions_.size() < num_threads) executions_.resize(num_threads), warps_.resize(num_threads / kWarpLanes + 1);
-    const uint32_t execution = executions_[thread]++;
-    if (execution >= kMaxExecutions) return execution;
     const unsigned warp = thread / kWarpLanes, lane = thread % kWarpLanes;
+    if (thread >= executions_.size()) [[unlikely]]
+      grow(num_threads);
+    const uint32_t execution = executions_[thread]++;
     auto& requests = warps_[warp];
-    if (execution >= requests.size()) requests.resize(execution + 1);
-    Request& request = requests[execution];
+    if (execution >= requests.count) [[unlikely]] {
+      if (execution >= kMaxExecutions) return execution;
+      requests.grow();
+    }
+    Request& request = requests.first[execution];
     if (request.lanes == 0) request.size = size, request.region = region;
     request.address[lane] = address;
     request.lanes |= 1u << lane;
     const unsigned lanes = std::min(num_threads - warp * kWarpLanes, kWarpLanes);
-    if (request.lanes == (lanes == kWarpLanes ? ~0u : (1u << lanes) - 1)) finish(request);
+    if (request.lanes == ~0u >> (kWarpLanes - lanes)) finish(request);
     return execution;
   }
 
   void end_block() {
     for (auto& requests : warps_)
-      for (auto& request : requests) finish(request);  // those that some lanes have left out
+      for (uint32_t i = 0; i < requests.count; ++i) finish(requests.first[i]);  // those that some lanes have left out
     std::fill(executions_.begin(), executions_.end(), 0);
   }
 
@@ -131,6 +134,24 @@ class Requests {
   static constexpr uint32_t kMaxExecutions = 1 << 16;
 
  private:
+  /// The requests of one warp, by execution.
+  struct OfWarp {
+    std::vector<Request> all;
+    Request* first = nullptr;
+    uint32_t count = 0;
+
+    __attribute__((noinline)) void grow() {
+      all.resize(std::min<std::size_t>(std::max<std::size_t>(2 * all.size(), 1), kMaxExecutions));
+      first = all.data();
+      count = static_cast<uint32_t>(all.size());
+    }
+  };
+
+  __attribute__((noinline)) void grow(unsigned num_threads) {
+    executions_.resize(num_threads);
+    warps_.resize((num_threads + kWarpLanes - 1) / kWarpLanes);
+  }
+
   void finish(Request& request) {
     if (request.lanes == 0) return;
     auto figure = std::find_if(figures_.begin(), figures_.end(),
@@ -145,8 +166,8 @@ class Requests {
     request.lanes = 0;
   }
 
-  std::vector<uint32_t> executions_;         // by thread
-  std::vector<std::vector<Request>> warps_;  // by warp and execution
+  std::vector<uint32_t> executions_;  // by thread
+  std::vector<OfWarp> warps_;
   std::vector<Figure> figures_;
 };
 

@@ -67,13 +67,18 @@ class Shadow {
  private:
   Page& page_of(Region& region, uintptr_t address) {
     const std::size_t i = (address >> Page::kBits) - (region.begin >> Page::kBits);
-    if (i >= region.pages.size())
-      region.pages.resize((region.end() >> Page::kBits) - (region.begin >> Page::kBits) + 1);
-    if (!region.pages[i]) region.pages[i] = &pages_[address >> Page::kBits];
+    if (i >= region.pages.size() || !region.pages[i]) [[unlikely]]
+      find_page(region, i, address);
     return *region.pages[i];
   }
 
-  void prepare(Page& page, unsigned bits) {
+  /// Out of line, and so out of the way of every access but a page's first.
+  __attribute__((noinline)) void find_page(Region& region, std::size_t i, uintptr_t address) {
+    region.pages.resize((region.end() >> Page::kBits) - (region.begin >> Page::kBits) + 1);
+    region.pages[i] = &pages_[address >> Page::kBits];
+  }
+
+  __attribute__((noinline)) void prepare(Page& page, unsigned bits) {
     Cell* cells = allocate(std::size_t{1} << (Page::kBits - bits));
     if (page.cells) {
       const std::size_t parts = std::size_t{1} << (page.cell_bits - bits);
