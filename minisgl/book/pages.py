@@ -16,6 +16,7 @@ from minisgl.book.links import rewrite_links
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
+MANY_FILES = 12  # a longer list of exported files is folded
 
 
 class Page:
@@ -70,6 +71,8 @@ class Page:
         text = "\n\n".join(self.parts)
         if paths := list(exported_cells(self.chapter)):
             line = "This chapter writes " + ", ".join(f"`{path}`" for path in paths)
+            if len(paths) > MANY_FILES:
+                line = f'??? note "This chapter writes {len(paths)} files"\n\n{indent(line, "    ")}'
             text = re.sub(r"^# .+$", lambda match: f"{match[0]}\n\n{line}", text, count=1, flags=re.MULTILINE)
         return text.replace("](@page/", f"]({self.chapter.stem}/") + "\n"
 

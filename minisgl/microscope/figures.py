@@ -1,13 +1,26 @@
 """Figures as a table to read."""
 
 from collections.abc import Sequence
+from html import escape
 
 from minisgl.microscope.records import Figure
 
 _HEADINGS = ("line", "", "bytes", "of", "requests", "moved", "needed", "efficiency", "bank conflicts")
+_WORDS = (0, 1, 3)  # columns of words stand to the left, numbers to the right
 
 
-def table(figures: Sequence[Figure]) -> str:
+class Table(str):
+    """Columns of text, which a notebook shows as an HTML table where it is the last value of a cell."""
+
+    rows: Sequence[Sequence[str]]
+
+    def _repr_html_(self) -> str:
+        headings, *rows = self.rows
+        body = "".join(f"<tr>{_cells('td', row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{_cells('th', headings)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def table(figures: Sequence[Figure]) -> Table:
     """Return one row of text per figure.
 
     The columns are the source line, what it does, the bytes per lane, the memory, how many warp requests, the bytes of
@@ -16,7 +29,9 @@ def table(figures: Sequence[Figure]) -> str:
     """
     rows = [_HEADINGS, *(_row(figure) for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    return "\n".join("  ".join(map(_aligned, row, widths, range(len(row)))).rstrip() for row in rows)
+    text = Table("\n".join("  ".join(map(_aligned, row, widths, range(len(row)))).rstrip() for row in rows))
+    text.rows = rows
+    return text
 
 
 def _row(figure: Figure) -> tuple[str, ...]:
@@ -36,5 +51,11 @@ def _row(figure: Figure) -> tuple[str, ...]:
 
 
 def _aligned(text: str, width: int, column: int) -> str:
-    """Numbers to the right, words to the left."""
-    return text.ljust(width) if column in (0, 1, 3) else text.rjust(width)
+    return text.ljust(width) if column in _WORDS else text.rjust(width)
+
+
+def _cells(tag: str, row: Sequence[str]) -> str:
+    """Return a row of HTML. Of a file its name is enough: a table should fit beside other things on a page."""
+    row = [row[0].rpartition("/")[2], *row[1:]]
+    aligned = (f'<{tag} style="text-align:{"left" if column in _WORDS else "right"}">' for column in range(len(row)))
+    return "".join(f"{opening}{escape(text)}</{tag}>" for opening, text in zip(aligned, row, strict=True))

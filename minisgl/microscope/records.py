@@ -267,7 +267,7 @@ class View:
         return sum(figure.bytes_moved for figure in self.figures)
 
     def table(self) -> str:
-        """Return the figures as text, one row per instruction and memory."""
+        """Return the figures as text, one row per instruction and memory; a notebook shows it as an HTML table."""
         from minisgl.microscope.figures import table
 
         return table(self.figures)

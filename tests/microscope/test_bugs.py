@@ -86,6 +86,13 @@ BUGS = {
         lambda x, indices, start: x[[1, 2, 0]],
     ),
     "offset_overflow": Bug("bounds", "out of bounds", lambda: [ints(64, 600).short()], (64,), lambda x: x[:, 0]),
+    "hash_overflow": Bug(
+        "bounds",
+        "integer overflow",
+        lambda: [ints(100), torch.arange(64, dtype=torch.int32) * 10_007],
+        (64,),
+        lambda table, keys: table[keys.long() * 40503 % 2**32 % 100],
+    ),
     "misaligned_vector": Bug("bounds", "misaligned", lambda: [floats(65)[1:]], (16,), lambda x: x.view(16, 4).sum(1)),
     "static_shared_overflow": Bug("bounds", "out of bounds", lambda: [ints(256)], (1,), lambda x: x.sum(0)[None]),
     "dynamic_shared_overflow": Bug(

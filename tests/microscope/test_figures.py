@@ -167,3 +167,8 @@ def test_table() -> None:
     assert re.fullmatch(r"tests/microscope/figures\.cu:\d+", column[0])
     store = next(row for row in rows if row[1] == "store" and "tile" not in row)
     assert store[-5:] == ["32", "4,096", "4,096", "100%", "-"]
+
+    html = view.table()._repr_html_()
+    assert html.count("<tr>") == len(rows) and html.count("<td ") == 9 * (len(rows) - 1)
+    assert f'<td style="text-align:left">{column[0].rpartition("/")[2]}</td>' in html
+    assert '<td style="text-align:right">992</td>' in html

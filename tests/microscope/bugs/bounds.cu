@@ -1,6 +1,8 @@
-// Planted bugs: accesses outside a tensor or a shared array.
+// Planted bugs: accesses outside a tensor or a shared array, and arithmetic that leads there.
 // `// BUG: name` marks the line that a finding must name. The same kernel with kRepaired is right.
 #include "bugs.cuh"
+
+#include <type_traits>
 
 namespace minisgl::test {
 
@@ -119,6 +121,23 @@ template <bool kRepaired>
 void offset_overflow(TensorView input, TensorView output) {
   LaunchKernel(1, static_cast<unsigned>(input.size(0)), input.device())
       .run<offset_overflow_kernel<kRepaired>>(rows<const int16_t>("input", input), items<int16_t>("output", output));
+}
+
+// ---- hash_overflow: a product of ints overflows, and the remainder of a negative number is negative
+
+template <bool kRepaired>
+__global__ void hash_overflow_kernel(Items<const int> table, Items<const int> keys, Items<int> output) {
+  using Hash = std::conditional_t<kRepaired, unsigned, int>;
+  const int i = threadIdx.x;
+  const Hash hash = static_cast<Hash>(keys.data[i]) * Hash{40503};  // BUG: hash_overflow
+  output.data[i] = table.data[hash % static_cast<Hash>(table.size)];
+}
+
+template <bool kRepaired>
+void hash_overflow(TensorView table, TensorView keys, TensorView output) {
+  LaunchKernel(1, static_cast<unsigned>(keys.size(0)), table.device())
+      .run<hash_overflow_kernel<kRepaired>>(items<const int>("table", table), items<const int>("keys", keys),
+                                            items<int>("output", output));
 }
 
 // ---- misaligned_vector: a vector load needs an address that is a multiple of its size
