@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:bf96555d8e4e
+
 #pragma once
 
 // CUDA's atomic functions. They return the old value and, as on a GPU, order no other access (relaxed). The _block and

@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:4905f0b03937
+
 #pragma once
 
 // NVIDIA's <cuda_bf16.h> for the CPU target: numbers with 8 bits of exponent, as a float has, and 7 of mantissa.

@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:04d5035bf599
+
 #pragma once
 
 // NVIDIA's <cuda_fp16.h> for the CPU target: numbers with 5 bits of exponent and 10 of mantissa.

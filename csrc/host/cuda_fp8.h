@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:15f60aec22c7
+
 #pragma once
 
 // NVIDIA's <cuda_fp8.h> for the CPU target: numbers of 8 bits, to store and to convert, not to calculate with. e4m3 has

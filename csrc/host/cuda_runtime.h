@@ -1,4 +1,4 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:af02f732b8b8
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:1f6228e5bb6f
 
 #pragma once
 
@@ -21,6 +21,7 @@
 #define __device__
 #define __host__
 #define __constant__
+#define __noinline__  // nothing at all: the C++ library spells an attribute so
 #define __forceinline__ __attribute__((always_inline)) inline
 #define __grid_constant__
 #define __launch_bounds__(...)
@@ -47,11 +48,6 @@ inline const int fork_handlers =
     pthread_atfork([] { launch_mutex.lock(); }, [] { launch_mutex.unlock(); }, [] { launch_mutex.unlock(); });
 inline constexpr int warpSize = 32;
 
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1  // as g++ says it
-#endif
-#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif

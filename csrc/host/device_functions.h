@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:b471ed23af8e
+
 #pragma once
 
 // The functions that CUDA puts into every kernel's global scope, apart from those in which threads meet: bits, cached

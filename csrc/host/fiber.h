@@ -1,15 +1,20 @@
-// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:d206b6ce2388
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:627a1e164943
 
 #pragma once
 
 // A stackful context: a stack of its own, on which a thread can stop in the middle of a function and go on later.
 
+#include <runtime.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <new>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #if (defined(__x86_64__) || defined(__aarch64__)) && !defined(MINISGL_PORTABLE_FIBERS)
 
@@ -145,7 +150,12 @@ class Stack {
     bottom_ = static_cast<std::byte*>(memory) + page_;
     bytes_ = kBytes - (index * 7 % 64) * 64;
   }
-  ~Stack() { munmap(bottom_ - page_, kBytes + page_); }
+  ~Stack() {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(bottom_, kBytes);  // others will get this memory
+#endif
+    munmap(bottom_ - page_, kBytes + page_);
+  }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
 

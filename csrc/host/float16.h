@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:b287880712c8
+
 #pragma once
 
 // What __half and __nv_bfloat16 have in common, which is all but their format. Every operation is rounded once.
@@ -64,6 +66,7 @@ struct Number {
   friend Number __hfma(Number a, Number b, Number c) {  // the product is exact as a double
     return add_to_odd(static_cast<double>(static_cast<float>(a)) * static_cast<float>(b), static_cast<float>(c));
   }
+
   friend Number __hneg(Number a) { return of_code(__hisnan(a) ? F::kNaN : a.__x ^ 0x8000u); }
   friend Number __habs(Number a) { return of_code(__hisnan(a) ? F::kNaN : a.__x & F::kMagnitude); }
 

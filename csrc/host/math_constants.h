@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:a74e2f390181
+
 #pragma once
 
 // Those of CUDA's named constants that kernels use. A longer list only invites numbers that a literal says better.

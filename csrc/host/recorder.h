@@ -1,3 +1,5 @@
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:855f87e58d46
+
 #pragma once
 
 // What an instrumented kernel tells the recorder besides its accesses: which tensors it was called with.

@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:adfdc167e7f0
+
 #pragma once
 
 // How one kind of number becomes another, rounded exactly once: the arithmetic behind the float types and conversion

@@ -1,4 +1,4 @@
-// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:7a412bfc7fe6
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:ade41680fa6c
 
 #pragma once
 
@@ -7,6 +7,12 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#ifdef __has_feature
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ 1  // as g++ says it
+#endif
+#endif
 
 namespace minisgl::host {
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:0860065567bd
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:e005a1f91f70
 
 #include <fiber.h>
 #include <runtime.h>
@@ -18,11 +18,6 @@
 #include <utility>
 #include <vector>
 
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__ 1  // as g++ says it
-#endif
-#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>

@@ -1,3 +1,5 @@
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:edc5b58fcec6
+
 #pragma once
 
 // CUDA's vector types: float4, uint2, ... with CUDA's alignment, and the functions that make one. On a GPU a thread

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:255be735f11a
+
 """Figures as a table to read."""
 
 from collections.abc import Sequence
@@ -57,5 +59,6 @@ def _aligned(text: str, width: int, column: int) -> str:
 def _cells(tag: str, row: Sequence[str]) -> str:
     """Return a row of HTML. Of a file its name is enough: a table should fit beside other things on a page."""
     row = [row[0].rpartition("/")[2], *row[1:]]
-    aligned = (f'<{tag} style="text-align:{"left" if column in _WORDS else "right"}">' for column in range(len(row)))
-    return "".join(f"{opening}{escape(text)}</{tag}>" for opening, text in zip(aligned, row, strict=True))
+    sides = ("left" if column in _WORDS else "right" for column in range(len(row)))
+    opening = '<{} style="text-align:{};min-width:0;padding:.4em .8em">'
+    return "".join(f"{opening.format(tag, side)}{escape(text)}</{tag}>" for side, text in zip(sides, row, strict=True))

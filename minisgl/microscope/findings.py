@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:6297a891b073
+
 """What is wrong with a kernel, in plain sentences that name both accesses."""
 
 from collections.abc import Mapping, Sequence

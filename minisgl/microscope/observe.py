@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:54b489a913d5
+
 """Run a function and record what the kernels that it launches do."""
 
 import json

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:db685fe66684
+
 """What the microscope recorded of the launches of one observation."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f6dcbde20508
+
 """From an address in a compiled kernel to the lines of source that it comes from."""
 
 import re

@@ -1,6 +1,7 @@
 """What could never end on a GPU ends with a RuntimeError on the CPU target, which names the threads and their lines."""
 
 import faulthandler
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,9 @@ def test_too_much_static_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+@pytest.mark.skipif(
+    os.environ.get("MINISGL_SANITIZE") == "address", reason="AddressSanitizer keeps freed memory; the plain run counts"
+)
 def test_many_failures_keep_no_memory(kernels: tvm_ffi.Module) -> None:
     """An abandoned thread's stack is used again by the next launch."""
     output = torch.zeros(64, dtype=torch.int32)

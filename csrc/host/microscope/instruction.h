@@ -1,3 +1,5 @@
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:7b9e3e8a9f7a
+
 #pragma once
 
 // The machine instructions that touch memory, by the address they are called from.

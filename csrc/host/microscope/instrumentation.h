@@ -1,3 +1,5 @@
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f90dc3a969cc
+
 #pragma once
 
 // The functions that the compiler inserts calls of, with -fsanitize=thread and -fsanitize=undefined. Their names and
@@ -61,8 +63,8 @@ struct AlignmentCheck {
 };
 
 void overflow(const void* pc, const OverflowCheck& check, const char* sign, uintptr_t a, uintptr_t b) {
-  const std::string detail =
-      check.type.value(a) + " " + sign + " " + check.type.value(b) + " does not fit into " + check.type.plain_name();
+  const std::string detail = check.type.value(a) + " " + sign + " " + check.type.value(b) +
+                             ", which does not fit into " + check.type.plain_name();
   if (recorder) recorder->wrong_value(pc, "integer overflow", detail, false);
 }
 

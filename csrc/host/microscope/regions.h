@@ -1,3 +1,5 @@
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:5a999a55d74b
+
 #pragma once
 
 // The memory that a kernel may touch: its tensor arguments, as far as their views reach, and its shared memory.

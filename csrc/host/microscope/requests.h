@@ -1,3 +1,5 @@
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:3b515c9c7918
+
 #pragma once
 
 // How a warp's accesses meet the hardware: 32-byte sectors of global memory, 4-byte banks of shared memory.

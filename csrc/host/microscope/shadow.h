@@ -1,3 +1,5 @@
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:37cb2546344e
+
 #pragma once
 
 // The memory's memory: who touched each byte last. From it follow races, and reads of what nobody has written.

@@ -1,3 +1,5 @@
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:3baf2d710345
+
 #pragma once
 
 /// A call of the microscope's recorder, in a build for the microscope; nothing in every other build.

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:aaeaeb7e9d32
+
 """Pictures of what the microscope recorded: SVG for a notebook or a page, readable on light and dark backgrounds."""
 
 from minisgl.microscope.pictures.block_steps import steps

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:2f9522b95aff
+
 """A slider over the steps of a block: which threads run, wait or have ended, and what they touch."""
 
 from collections import defaultdict

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:d75aeabf97b2
+
 """The different things that threads do in a schedule, each with a letter, a colour and a shape."""
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:ef4b4e6b7f1a
+
 """The head of a picture of one instruction."""
 
 from typing import TYPE_CHECKING

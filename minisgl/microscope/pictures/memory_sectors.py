@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:29cda3b6aa54
+
 """A picture of a warp's lanes by the 32-byte sectors of memory that they touch."""
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f4904a466e0d
+
 """Strips of memory: what a block touches of each tensor and shared array, and what of it in one step."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:475da277ab33
+
 """Lay a block's records out in steps: the lanes of a warp together, the warps side by side, barriers below each other.
 
 The CPU ran one thread after the other. What a GPU shows is closer to this: a warp executes one instruction at a time,

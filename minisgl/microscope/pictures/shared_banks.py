@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:765970a75f43
+
 """A picture of a warp's lanes by the 32 banks of shared memory, with the conflicts marked."""
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:7b98961ecf35
+
 """A picture of several frames with a slider, for a notebook or a page."""
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:ceef823f8225
+
 """Draw SVG by hand: pictures that read on light and dark pages, the same bytes on every run."""
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:d924362d4069
+
 """A map of a block's threads: a row for each warp, a cell for each lane, and in it what the lane is up to."""
 
 from collections import defaultdict

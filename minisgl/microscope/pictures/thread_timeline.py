@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:661e23a2f8c4
+
 """A picture of threads' lives: what each does, one step after the other, and where it waits."""
 
 from collections.abc import Iterable

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:03ef4867adf2
+
 """Choose what of a record a picture shows, and say plainly why a choice is not possible."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,5 @@
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:9827f10e86ef
+
 """Say in plain words what the records hold in numbers."""
 
 from collections.abc import Iterable, Sequence
