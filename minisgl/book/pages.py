@@ -166,7 +166,7 @@ def _fold(cell: Cell, text: str) -> str:
     """Fold a cell under its file's name, its first comment, or its heading."""
     title = "Code" if cell.kind == "code" else "Details"
     if cell.kind == "code" and (directive := cell.directive):
-        title = directive.title
+        title = directive.title.replace("__", r"\_\_")  # or __init__ would be init in bold
     elif match := re.match(r"#+ (.+)\n*" if cell.kind == "markdown" else r"# (.+)", cell.source):
         title = match[1].strip()
         text = text[match.end() :] if cell.kind == "markdown" else text

@@ -121,7 +121,7 @@ def test_structure_aligned_to_half_its_size_is_silent() -> None:
         ("shared", 1, "out of bounds", "thread 31 of block 0 uses index 32 of an array int [32]"),
         ("shared", -1, "out of bounds", "thread 0 of block 0 uses index -1 of an array int [32]"),
         ("local", 0, "out of bounds", "thread 4 of block 0 uses index 4 of an array int [4]"),
-        ("overflow", 3, "integer overflow", "thread 0 of block 0 computes 3 * 1000000000 does not fit into int"),
+        ("overflow", 3, "integer overflow", "thread 0 of block 0 computes 3 * 1000000000, which does not fit into int"),
         ("division", 4, "division", "thread 0 of block 0 computes 0 / 0"),
         ("aligned", 0, "misaligned", "thread 0 of block 0 uses "),
         (
