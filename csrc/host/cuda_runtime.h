@@ -30,10 +30,8 @@
 #include <vector_types.h>
 
 #ifdef MINISGL_HOST_PARALLEL
-inline constexpr bool kBlocksInParallel = true;
 #define MINISGL_PER_OS_THREAD thread_local
 #else
-inline constexpr bool kBlocksInParallel = false;
 #define MINISGL_PER_OS_THREAD
 #endif
 
@@ -41,28 +39,29 @@ inline constexpr bool kBlocksInParallel = false;
 // library. launch_mutex keeps two launches from sharing them.
 inline MINISGL_PER_OS_THREAD uint3 threadIdx{}, blockIdx{};
 inline dim3 blockDim{}, gridDim{};
+inline constexpr int warpSize = 32;
+
+namespace minisgl::host {
+
 inline std::mutex launch_mutex;
 
 // A child process that is forked during a launch would inherit a locked mutex and wait for ever.
 inline const int fork_handlers =
     pthread_atfork([] { launch_mutex.lock(); }, [] { launch_mutex.unlock(); }, [] { launch_mutex.unlock(); });
-inline constexpr int warpSize = 32;
+
+}  // namespace minisgl::host
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
 
-// Shared memory is static: an OS thread runs one block at a time. The microscope knows it by its section, and by guard
-// bytes beside it that belong to nobody: an overflow hits those.
-#ifdef MINISGL_MICROSCOPE
-#define MINISGL_SECTION(name) __attribute__((section(name)))
-#define MINISGL_GUARDED(number)                                                                            \
-  static MINISGL_SECTION("minisgl_guard_" #number) __attribute__((used)) char minisgl_guard_##number[256]; \
-  static MINISGL_SECTION("minisgl_shared_" #number)
+// Shared memory is static: an OS thread runs one block at a time. Its section tells that it is shared.
+#define MINISGL_SHARED(number) static __attribute__((section("minisgl_shared_" #number)))
 #define MINISGL_EXPANDED(macro, number) macro(number)
-#define __shared__ MINISGL_EXPANDED(MINISGL_GUARDED, __COUNTER__)
-#else
+#if defined(MINISGL_HOST_PARALLEL) || defined(__SANITIZE_ADDRESS__)
 #define __shared__ static MINISGL_PER_OS_THREAD
+#else
+#define __shared__ MINISGL_EXPANDED(MINISGL_SHARED, __COUNTER__)
 #endif
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
@@ -162,6 +161,8 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 
+namespace minisgl::host {
+
 inline constexpr size_t kMaxSharedBytes = 227 * 1024;
 
 /// Whether every GPU that this book compiles for accepts a launch of this shape.
@@ -186,15 +187,18 @@ struct alignas(1024) DynamicSharedMemory {
 #endif
   }
 
-  /// A declaration of dynamic shared memory is compiled as a pointer, `T* const name = dynamic_shared_memory;`.
   template <class T>
-  operator T*() {
-    return reinterpret_cast<T*>(bytes);
+  using Array = T[];
+
+  /// A declaration of dynamic shared memory is compiled as `T (&name)[] = dynamic_shared_memory;`.
+  template <class T>
+  operator Array<T>&() {
+    return reinterpret_cast<Array<T>&>(bytes);
   }
 };
 
 inline MINISGL_PER_OS_THREAD DynamicSharedMemory dynamic_shared_memory;
-inline MINISGL_PER_OS_THREAD minisgl::host::Loop thread_loop{};
+inline MINISGL_PER_OS_THREAD Loop thread_loop{};
 
 /// Run threads `first`, `first + 1`, ... of the current block up to the loop's limit, row by row of the block. The
 /// parameters are copies of this function's own, so that they can stay in registers.
@@ -215,17 +219,22 @@ __attribute__((noinline)) void run_threads(unsigned first, Params... params) {
   }
 }
 
-inline minisgl::host::Loop* enter_block(const minisgl::host::Kernel& kernel, unsigned x, unsigned y, unsigned z) {
+inline Loop* enter_block(const Kernel& kernel, unsigned x, unsigned y, unsigned z) {
   blockIdx = {x, y, z};
   thread_loop.block_idx = &blockIdx.x;
   dynamic_shared_memory.limit(kernel.launch.dynamic_shared_bytes);
   return &thread_loop;
 }
 
+#ifdef MINISGL_HOST_PARALLEL
+inline constexpr bool kIsParallel = true;
+#else
+inline constexpr bool kIsParallel = false;
+#endif
+
 /// The launch as the scheduler sees it. `run(first)` runs threads of the current block, as `run_threads` does.
 template <class Run>
-minisgl::host::Kernel as_host_kernel(const cudaLaunchConfig_t& config, const Run& run) {
-  using minisgl::host::Kernel;
+Kernel as_host_kernel(const cudaLaunchConfig_t& config, const Run& run) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   return {.launch = {{grid.x, grid.y, grid.z},
                      {block.x, block.y, block.z},
@@ -236,13 +245,12 @@ minisgl::host::Kernel as_host_kernel(const cudaLaunchConfig_t& config, const Run
           .enter_block = enter_block,
           .run = [](const Kernel& kernel, unsigned first) { (*static_cast<const Run*>(kernel.arguments))(first); },
           .arguments = &run,
-          .parallel = kBlocksInParallel};
+          .parallel = kIsParallel};
 }
 
 /// Run a kernel to its end. It is a template argument, so that the compiler sees which kernel it inlines.
 template <auto kKernel, class... Params>
 cudaError_t launch_kernel(const cudaLaunchConfig_t& config, Params... params) {
-  namespace host = minisgl::host;
   const dim3 grid = config.gridDim, block = config.blockDim;
   if (!launchable(grid, block)) return cudaErrorInvalidConfiguration;
   if (config.dynamicSmemBytes > kMaxSharedBytes) return cudaErrorInvalidValue;
@@ -251,14 +259,17 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, Params... params) {
   blockDim = block;
 
   const auto run = [&](unsigned first) { run_threads<kKernel, Params...>(first, params...); };
-  const host::Kernel kernel = as_host_kernel(config, run);
-  if (kernel.parallel || !host::is_plain()) {
-    host::run_grid(kernel);
+  const Kernel kernel = as_host_kernel(config, run);
+  if (kernel.parallel || !is_plain()) {
+    run_grid(kernel);
     return cudaSuccess;
   }
 
   enter_block(kernel, 0, 0, 0);
-  host::begin_plain(kernel, thread_loop);
+  begin_plain(kernel, thread_loop);
+  jmp_buf escape;
+  thread_loop.escape = &escape;
+  if (_setjmp(escape) != 0) throw_failure(thread_loop);
   const unsigned num_threads = block.x * block.y * block.z;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
@@ -266,7 +277,7 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, Params... params) {
         blockIdx = {x, y, z};
         thread_loop.thread_limit = num_threads;
         run_threads<kKernel, Params...>(0, params...);
-        if (thread_loop.waited) host::finish_block(thread_loop);
+        if (thread_loop.waited) finish_block(thread_loop);
       }
   return cudaSuccess;
 }
@@ -277,22 +288,25 @@ cudaError_t launch_kernel_as(const cudaLaunchConfig_t& config, void (*)(Params..
   return launch_kernel<kKernel, Params...>(config, params...);
 }
 
-/// The launch that our LaunchKernel uses: the kernel is known when this is compiled.
-template <auto kKernel, class... Args>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, Args... args) {
-  return launch_kernel_as<kKernel>(*config, kKernel, args...);
-}
-
+/// Call a kernel that is known when this runs.
 template <class... Params>
 __global__ void call_kernel(void (*kernel)(Params...), Params... params) {
   kernel(params...);
+}
+
+}  // namespace minisgl::host
+
+/// The launch that our LaunchKernel uses: the kernel is known when this is compiled.
+template <auto kKernel, class... Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, Args... args) {
+  return minisgl::host::launch_kernel_as<kKernel>(*config, kKernel, args...);
 }
 
 /// CUDA's own launch, with a kernel that is known when this runs.
 template <class... Params>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                std::type_identity_t<Params>... params) {
-  return launch_kernel<call_kernel<Params...>>(*config, kernel, params...);
+  return minisgl::host::launch_kernel<minisgl::host::call_kernel<Params...>>(*config, kernel, params...);
 }
 
 #include <atomics.h>

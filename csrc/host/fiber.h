@@ -137,7 +137,7 @@ namespace minisgl::host {
 /// Memory for a stack, with a page below it that nobody may touch: an overflow ends there.
 class Stack {
  public:
-  static constexpr std::size_t kBytes = 256 * 1024;
+  static constexpr std::size_t kBytes = 1024 * 1024;  // addresses, not memory; CUDA allows a thread 512 KiB
 
   /// `index` tells stacks apart: each starts some cache lines away from the last, or they would all compete for the
   /// same few lines of the cache.
@@ -146,7 +146,10 @@ class Stack {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
     void* memory = mmap(nullptr, kBytes + page_, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
-    mprotect(memory, page_, PROT_NONE);
+    if (mprotect(memory, page_, PROT_NONE) != 0) {
+      munmap(memory, kBytes + page_);
+      throw std::bad_alloc();
+    }
     bottom_ = static_cast<std::byte*>(memory) + page_;
     bytes_ = kBytes - (index * 7 % 64) * 64;
   }

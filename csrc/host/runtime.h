@@ -5,6 +5,7 @@
 // What the kernels of the CPU target ask of the library behind them (scheduler.cpp), which is built once and linked by
 // every kernel, as libcudart is on a GPU.
 
+#include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 
@@ -79,6 +80,7 @@ struct Loop {
   bool waited;                ///< whether any thread of this block has ever waited
   const unsigned* block_idx;  ///< x, y, z of the block
   Scheduler* scheduler;
+  jmp_buf* escape;  ///< where a launch goes on that fails on its own stack
 };
 
 /// A kernel with its arguments, as the library runs it.
@@ -128,6 +130,9 @@ MINISGL_HOST_API uint64_t wait(const Loop& loop, unsigned thread, const Request&
 MINISGL_HOST_API bool is_plain();
 MINISGL_HOST_API void begin_plain(const Kernel& kernel, Loop& loop);
 MINISGL_HOST_API void finish_block(const Loop& loop);
+
+/// Throw the error of a launch that has escaped from a kernel on its own stack.
+[[noreturn]] MINISGL_HOST_API void throw_failure(const Loop& loop);
 MINISGL_HOST_API void run_grid(const Kernel& kernel);
 
 }  // namespace minisgl::host

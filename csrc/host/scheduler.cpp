@@ -14,6 +14,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -140,6 +141,7 @@ class Scheduler {
   void finish_block();
   uint64_t wait(unsigned thread, const Request& request);
   [[noreturn]] void fail(const std::string& message);
+  [[noreturn]] void throw_failure();
 
  private:
   bool is_forward() const { return order_.kind == Order::Kind::kForward; }
@@ -264,6 +266,9 @@ void Scheduler::arrive_in_warp(unsigned thread) {
   const Request& request = *threads_[thread].request;
   Warp& warp = warps_[thread / kWarpSize];
   const uint32_t lane_bit = 1u << thread % kWarpSize;
+  if (request.width < 1 || request.width > 32 || (request.width & (request.width - 1)) != 0)
+    fail(block_name() + "thread " + std::to_string(thread) + " calls " + request.function + " (" + place(request) +
+         ") with width " + std::to_string(request.width) + ", which is none of 1, 2, 4, 8, 16 and 32");
   if (!(request.mask & lane_bit))
     fail(block_name() + "thread " + std::to_string(thread) + " (lane " + std::to_string(thread % kWarpSize) +
          ") calls " + request.function + " (" + place(request) + ") with mask " + hex(request.mask) +
@@ -364,10 +369,13 @@ uint64_t Scheduler::shuffled(unsigned warp, unsigned lane, uint32_t lanes) {
     default: source = first | (operand & ~same_segment);
   }
   if (!(lanes >> source & 1)) {
-    const bool named = request.mask >> source & 1;
+    const char* why = "has returned";
+    const std::string mask = "mask " + hex(request.mask) + " does not name";
+    if (!(request.mask >> source & 1)) why = mask.c_str();
+    if (warp * kWarpSize + source >= num_threads_) why = "the block does not have";
     fail(block_name() + "thread " + std::to_string(warp * kWarpSize + lane) + " (lane " + std::to_string(lane) +
          ") reads lane " + std::to_string(source) + " in " + request.function + " (" + place(request) + "), which " +
-         (named ? "has returned" : "mask " + hex(request.mask) + " does not name"));
+         why);
   }
   return threads_[warp * kWarpSize + source].request->value;
 }
@@ -445,7 +453,8 @@ Fiber* Scheduler::idle_fiber() {
     try {
       fiber->stack = std::make_unique<Stack>(static_cast<unsigned>(fibers_.size()));
     } catch (const std::bad_alloc&) {  // it must not leave a fiber: nobody would catch it
-      fail("no memory for the stack of a waiting thread; " + std::to_string(fibers_.size()) + " threads have one");
+      fail("no memory for the stack of another waiting thread: " + std::to_string(fibers_.size()) +
+           " have one; many OS threads at once may need a larger vm.max_map_count");
     }
     fiber->bottom = fiber->stack->bottom();
     fiber->bytes = fiber->stack->bytes();
@@ -526,6 +535,9 @@ void Scheduler::run_block(uint64_t block) {
                                static_cast<unsigned>(block / nx / ny));
   begin_launch(*kernel_, *loop_, order_);
   loop_->thread_limit = num_threads_;
+  jmp_buf escape;
+  loop_->escape = &escape;
+  if (_setjmp(escape) != 0) throw_failure();
   if (is_forward() && !observer) {
     kernel_->run(*kernel_, 0);
     if (loop_->waited) finish_block();
@@ -566,20 +578,23 @@ void Scheduler::finish_block() {
     go_on();
     if (!error_.empty()) break;
   }
+  if (!error_.empty()) throw_failure();
   loop_->waited = false;
   main_.first = 0;
-  if (!error_.empty()) {
-    reset_fibers();
-    throw std::runtime_error(std::exchange(error_, {}));
-  }
 }
 
 // ---- Failing ----
 
+/// End the launch from inside a thread of it. Its stack is left as it is: an exception would have to pass through the
+/// kernel, and ends the process at the first function that is noexcept, as every destructor is.
 void Scheduler::fail(const std::string& message) {
   error_ = message;
   arriving_ = kNobody;
   if (current_ != &main_) switch_to(main_);
+  _longjmp(*loop_->escape, 1);
+}
+
+void Scheduler::throw_failure() {
   loop_->waited = false;
   reset_fibers();
   throw std::runtime_error(std::exchange(error_, {}));
@@ -625,9 +640,11 @@ std::string Scheduler::waiting() const {
     found->second.push_back(thread);
   }
   std::string text;
+  constexpr std::size_t kMaxPlaces = 8;
+  if (places.size() > kMaxPlaces) places.resize(kMaxPlaces), text = "among others, ";
   for (const auto& [request, threads] : places) {
-    text += (text.empty() ? "" : "; ") + list(threads, "thread") + (threads.size() == 1 ? " waits" : " wait") + " at " +
-            request->function + " (" + place(*request) + ")";
+    text += (text.empty() || text.ends_with(", ") ? "" : "; ") + list(threads, "thread") +
+            (threads.size() == 1 ? " waits" : " wait") + " at " + request->function + " (" + place(*request) + ")";
     if (!waits_for_block(request->wait)) text += " for lanes " + hex(request->mask);
   }
   if (!returned.empty())
@@ -657,6 +674,8 @@ bool is_plain() { return !observer && read_order().kind == Order::Kind::kForward
 void begin_plain(const Kernel& kernel, Loop& loop) { Scheduler::of_this_os_thread().begin_launch(kernel, loop, {}); }
 
 void finish_block(const Loop& loop) { loop.scheduler->finish_block(); }
+
+void throw_failure(const Loop& loop) { loop.scheduler->throw_failure(); }
 
 namespace {
 
@@ -710,7 +729,10 @@ void run_grid(const Kernel& kernel) {
   };
   const auto num_workers = kernel.parallel ? std::min<uint64_t>(num_os_threads(), num_blocks) : 1;
   std::vector<std::thread> workers;
-  for (uint64_t i = 1; i < num_workers; ++i) workers.emplace_back(work);
+  try {
+    for (uint64_t i = 1; i < num_workers; ++i) workers.emplace_back(work);
+  } catch (const std::system_error&) {  // the system gives no more threads: those that there are do the work
+  }
   work();
   for (auto& worker : workers) worker.join();
   if (observer) observer->end_launch();

@@ -16,7 +16,7 @@ from tvm_ffi import libinfo
 
 from minisgl.compile import sources
 from minisgl.compile.cache import get_or_build
-from minisgl.compile.dynamic_shared import uses_dynamic_shared, without_extern_shared
+from minisgl.compile.dynamic_shared import is_unusual, rewritten
 from minisgl.compile.errors import CompileError
 from minisgl.compile.static_shared import require_static_shared_fits
 from minisgl.compile.targets import Target, host_target
@@ -82,16 +82,30 @@ def _build(name: str, unit: str, files: dict[str, Path], target: Target, librari
 def _compile(
     folder: Path, name: str, unit: str, *, files: dict[str, Path], target: Target, libraries: Sequence[Path]
 ) -> None:
-    source, output = folder / f"{name}{target.suffix}", folder / f"{name}.so"
+    source, preprocessed, output = (folder / f"{name}{suffix}" for suffix in (target.suffix, ".ii", ".so"))
     source.write_text(unit)
     include = _include_path(target)
-    log = ""
-    compiled = source
-    if target.is_host and uses_dynamic_shared(files):
-        compiled = folder / f"{name}.ii"
-        log += _run(target.preprocess(source, compiled, include), compiled, source)
-        compiled.write_text(without_extern_shared(compiled.read_text()))
-    log += _run(target.command(compiled, output, include, libraries), output, source)
+
+    def compile_file(file: Path) -> str:
+        return _run(target.command(file, output, include, libraries), output, source)
+
+    def rewrite() -> bool:
+        _run(target.preprocess(source, preprocessed, include), preprocessed, source)
+        before = preprocessed.read_text()
+        after = rewritten(before, guarded=target.name == "microscope")
+        preprocessed.write_text(after)
+        return before != after
+
+    if target.is_host and (target.name == "microscope" or is_unusual(files)):
+        rewrite()
+        log = compile_file(preprocessed)
+    else:
+        try:
+            log = compile_file(source)
+        except CompileError:
+            if not (target.is_host and rewrite()):
+                raise
+            log = compile_file(preprocessed)  # a macro or somebody else's header hid it
     if target.is_host:
         require_static_shared_fits(output)
     (folder / f"{name}.log").write_text(log)

@@ -1,32 +1,67 @@
 # Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:214509fb0b75
 
-"""Dynamic shared memory for the CPU target: `extern __shared__ T name[];` becomes a pointer to the block's buffer."""
+"""Shared memory in C++: declarations with `__shared__` that no macro can make right are rewritten.
+
+The macro `__shared__` stands for `static`, which suits `__shared__ float tile[32];`. Other declarations come out of the
+preprocessor as something that is no C++, such as `extern static float tile[];`.
+"""
 
 import re
 from pathlib import Path
 
-_DECLARATION = re.compile(rb"\bextern\s+__shared__\b")
-
-# C++ has no storage class that suits both `extern __shared__ T name[]` and `__shared__ T name[4]`. We chose `static`,
-# so the former arrives from the preprocessor as `extern static`, which is no C++ and therefore easy to find.
-_EXTERN_STATIC = re.compile(
-    r"\bextern\s+(?:static\b[^;]*?\bminisgl_guard_\d+\[\d+\]\s*;\s*)?"  # the microscope's guard bytes
-    r"static\b(?P<local>\s+thread_local\b)?\s*(?:__attribute__\(\(section\([^)]*\)\)\)\s*)?"
-    r"(?P<type>[^;=]*?)\s*\b(?P<name>\w+)\s*\[\s*\](?P<rest>(?:\s*\[[^\]]*\])*)\s*;"
+# What a macro alone cannot do: dynamic shared memory, and other specifiers in front of or behind the word.
+_UNUSUAL = re.compile(
+    rb"\b(?:extern|static|alignas|__align__)\b[^;{}]*__shared__|__shared__\s+(?:extern|static|alignas)\b"
 )
+_SECTION = re.compile(r'__attribute__\(\(section\("minisgl_shared_" "(\d+)"\)\)\)')
+_STATIC = rf"\bstatic\b(?:\s+thread_local\b|\s+{_SECTION.pattern})?"
+_NO_CPP = re.compile(rf"\bextern\b.*\bstatic\b|{_STATIC}\s+(?:extern|static|alignas)\b", re.DOTALL)
+_STORAGE = re.compile(rf"\b(?:extern|static|thread_local)\b\s*|{_SECTION.pattern}\s*")
+_ARRAY = re.compile(r"\b(\w+)\s*\[\s*\]((?:\s*\[[^\]]*\])*)")  # name[], or name[][32]
 
 
-def uses_dynamic_shared(files: dict[str, Path]) -> bool:
-    """Whether any of `files` declares dynamic shared memory."""
-    return any(_DECLARATION.search(file.read_bytes()) for file in files.values())
+def is_unusual(files: dict[str, Path]) -> bool:
+    """Whether any of `files` declares shared memory in a way that needs `rewritten`."""
+    return any(_UNUSUAL.search(file.read_bytes()) for file in files.values())
 
 
-def without_extern_shared(preprocessed: str) -> str:
-    """Replace the declarations of dynamic shared memory in preprocessed C++. No line moves."""
+def rewritten(preprocessed: str, *, guarded: bool) -> str:
+    """Make C++ of the declarations of shared memory in a preprocessed source. No line moves.
 
-    def pointer(match: re.Match[str]) -> str:
-        lines = "\n" * match[0].count("\n")
-        storage = "thread_local " if match["local"] else ""
-        return f"{storage}{match['type']} (*const {match['name']}){match['rest']} = ::dynamic_shared_memory;{lines}"
+    Dynamic shared memory becomes a reference to the block's buffer. With `guarded`, bytes that belong to nobody lie
+    beside every static variable: the microscope sees an overflow that hits them.
+    """
+    parts, done = [], 0
+    for match in re.finditer(r"\bstatic\b", preprocessed):
+        if match.start() < done:
+            continue
+        begin = max(preprocessed.rfind(mark, done, match.start()) for mark in ";{}") + 1
+        begin = max(begin, done)
+        while (line := preprocessed.rfind("\n#", begin, match.start())) >= 0:  # where the next lines come from
+            begin = preprocessed.index("\n", line + 1)
+        end = preprocessed.find(";", match.end())
+        declaration = preprocessed[begin:end]
+        if "{" in declaration or not (_NO_CPP.search(declaration) or (guarded and _SECTION.search(declaration))):
+            continue
+        new = _rewritten_declaration(declaration, guarded)
+        parts += [preprocessed[done:begin], new, "\n" * (declaration.count("\n") - new.count("\n"))]
+        done = end
+    return "".join([*parts, preprocessed[done:]])
 
-    return _EXTERN_STATIC.sub(pointer, preprocessed)
+
+def _rewritten_declaration(declaration: str, guarded: bool) -> str:
+    text = declaration.lstrip()
+    indent = declaration[: len(declaration) - len(text)]
+    section = _SECTION.search(text)
+    storage = "thread_local " if re.search(r"\bthread_local\b", text) else ""
+    rest = re.sub(r"\balignas\s*(\((?:[^()]|\([^()]*\))*\))", r"__attribute__((aligned\1))", text)
+    rest = _STORAGE.sub("", rest)
+    if re.search(r"\bextern\b", text):
+        rest = re.sub(r"\]\s*__attribute__\s*\(\(.*\)\)\s*$", "]", rest)
+        return indent + storage + _ARRAY.sub(r"(&\1)[]\2 = ::minisgl::host::dynamic_shared_memory", rest)
+    guard = ""
+    if section:
+        storage = f'__attribute__((section("minisgl_shared_{section[1]}"))) '
+        name = f"minisgl_guard_{section[1]}"
+        guard = f'static __attribute__((section("{name}"), used)) char {name}[256]; ' if guarded else ""
+    return f"{indent}{guard}static {storage}{rest}"

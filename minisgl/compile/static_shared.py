@@ -11,10 +11,12 @@ from minisgl.compile.errors import CompileError
 
 _MAX_BYTES = 48 * 1024
 
-# A function's variable that outlives a call is hardly anything but shared memory in a kernel; the small ones of other
-# functions do no harm.
+# g++ puts the variables of templates into .bss, whatever section it is told. A template function's variable that
+# outlives a call is hardly anything but shared memory.
 _SYMBOL = re.compile(
-    r"^[0-9a-f]+ .{7} (?:minisgl_shared_\d+|\.t?bss)\t([0-9a-f]+)\s+(?:\.hidden )?(.+\))::(\w+)$", re.MULTILINE
+    r"^[0-9a-f]+ .{7} (?:minisgl_shared_\d+|\.t?bss(?=.*>\(.*\)::\w+$))"  # address, flags, section
+    r"\t([0-9a-f]+)\s+(?:\.hidden )?(?:(.+\))::)?([\w:.]+)$",  # size, function, name
+    re.MULTILINE,
 )
 
 
@@ -23,7 +25,7 @@ def require_static_shared_fits(library: Path) -> None:
     result = subprocess.run(["objdump", "-C", "-t", str(library)], capture_output=True, text=True, check=False)
     variables: dict[str, dict[str, int]] = defaultdict(dict)
     for size, kernel, name in _SYMBOL.findall(result.stdout):
-        variables[kernel][name] = int(size, 16)
+        variables[kernel or name][name] = int(size, 16)
     for kernel, sizes in variables.items():
         if sum(sizes.values()) > _MAX_BYTES:
             parts = ", ".join(f"{name} {size}" for name, size in sizes.items())

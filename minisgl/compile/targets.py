@@ -87,6 +87,7 @@ def host_target(*, instrument: bool = True) -> Target:
 # A kernel has no floating-point traps, no errno, and here the same roundings on every processor: nothing is fused.
 _HOST_FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
 _HOST_FLAGS += ["-fno-trapping-math", "-fno-math-errno", "-ffp-contract=off"]
+_HOST_FLAGS += ["-fstack-clash-protection"]  # a huge local array meets the guard page, not another thread's stack
 _HOST_FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fmax-errors=3"]
 
 

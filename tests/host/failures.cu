@@ -34,6 +34,28 @@ __global__ void barrier_and_shuffle_kernel(int* output) {
   }
 }
 
+/// A destructor waits, which an exception must not leave.
+struct WaitsAtTheEnd {
+  __device__ ~WaitsAtTheEnd() {
+    __syncthreads();  // HERE: destructor
+  }
+};
+
+__global__ void destructor_kernel(int* output) {
+  if (threadIdx.x < 32) {
+    const WaitsAtTheEnd at_the_end;
+    output[threadIdx.x] = 1;
+  }
+}
+
+__global__ void bad_width_kernel(int* output) {
+  output[threadIdx.x] = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x), 0, 24);  // HERE: bad_width
+}
+
+__global__ void missing_lane_kernel(int* output) {
+  output[threadIdx.x] = __shfl_sync(0xffffffff, static_cast<int>(threadIdx.x), 20);  // HERE: missing_lane
+}
+
 /// The lanes of one mask call different collectives.
 __global__ void mismatched_kernel(int* output) {
   int value;

@@ -39,6 +39,21 @@ inline void static_arrays(TensorView output) {
   LaunchKernel(2, 64, output.device()).run<static_arrays_kernel>(data<float>(output));
 }
 
+/// An array on every thread's own stack, kept across a barrier.
+__global__ void large_local_array_kernel(int* output) {
+  __shared__ int values[64];
+  volatile int local[120 * 1024];
+  local[threadIdx.x * 1024] = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  values[threadIdx.x] = local[threadIdx.x * 1024];
+  __syncthreads();
+  output[threadIdx.x] = values[63 - threadIdx.x];
+}
+
+inline void large_local_array(TensorView output) {
+  LaunchKernel(1, 64, output.device()).run<large_local_array_kernel>(data<int>(output));
+}
+
 /// One buffer of dynamic shared memory, cut into parts of several types.
 __global__ void carve_kernel(const int* input, double* output) {
   extern __shared__ __align__(16) unsigned char buffer[];

@@ -19,6 +19,9 @@ KERNELS = [
     "two_barriers",
     "barrier_and_shuffle",
     "mismatched",
+    "destructor",
+    "bad_width",
+    "missing_lane",
     "returned_lane",
     "unnamed_lane",
     "not_in_own_mask",
@@ -59,6 +62,19 @@ MESSAGES = {
         "mismatched collectives: in block (0, 0, 0), "
         "16 threads (0, 2, 4, 6, ...) wait at __any_sync (tests/host/{even_lanes}) for lanes 0xffffffff; "
         "16 threads (1, 3, 5, 7, ...) wait at __all_sync (tests/host/{odd_lanes}) for lanes 0xffffffff",
+    ),
+    "destructor": (
+        64,
+        "divergent barrier: in block (0, 0, 0), 32 threads (0-31) wait at __syncthreads (tests/host/{destructor}); "
+        "32 threads (32-63) have returned",
+    ),
+    "bad_width": (
+        32,
+        "calls __shfl_sync (tests/host/{bad_width}) with width 24, which is none of 1, 2, 4, 8, 16 and 32",
+    ),
+    "missing_lane": (
+        16,
+        "reads lane 20 in __shfl_sync (tests/host/{missing_lane}), which the block does not have",
     ),
     "returned_lane": (
         32,

@@ -10,13 +10,14 @@ import torch
 import tvm_ffi
 
 from minisgl.compile.machine_code import machine_code
-from minisgl.kernel.utils import make_unit
+from minisgl.kernel.utils import TargetName, load_jit, make_unit
 
 if TYPE_CHECKING:
     from tests.host.conftest import Machine
 
 SOURCE = Path(__file__).with_name("shared.cu")
-FUNCTIONS = [(name, name) for name in ("static_arrays", "carve", "reverse_rows", "weighted_row", "count_positive")]
+NAMES = ["static_arrays", "carve", "reverse_rows", "weighted_row", "count_positive", "large_local_array"]
+FUNCTIONS = [(name, name) for name in NAMES]
 
 
 @pytest.fixture
@@ -60,6 +61,55 @@ def test_shared_variable_of_a_device_function(machine: Machine, kernels: tvm_ffi
     output = torch.empty(5, dtype=torch.int32, device=machine.device)
     machine.in_every_order(lambda: kernels.count_positive(values, output), output)
     assert torch.equal(output.long(), (values > 0).sum(1))
+
+
+DECLARATIONS = {
+    "dynamic": "extern __shared__ int values[];",
+    "dynamic, aligned behind": "extern __shared__ __align__(16) int values[];",
+    "dynamic, aligned between": "extern __align__(16) __shared__ int values[];",
+    "dynamic, aligned at the end": "extern __shared__ int values[] __attribute__((aligned(16)));",
+    "dynamic, volatile": "extern volatile __shared__ int values[];",
+    "dynamic, two names": "extern __shared__ int values[], same_values[];",
+    "dynamic, the other way round": "__shared__ extern int values[];",
+    "dynamic, on many lines": "extern\n__shared__\nint\nvalues\n[\n]\n;",
+    "dynamic, by its address": "extern __shared__ char bytes[]; int* values = reinterpret_cast<int*>(&bytes);",
+    "static": "__shared__ int values[32];",
+    "static, said twice": "static __shared__ int values[32];",
+    "static, aligned before": "alignas(1024) __shared__ int values[32];",
+    "static, type first": "int __shared__ values[32];",
+}
+
+
+@pytest.mark.parametrize("target", ["host", "microscope"])
+@pytest.mark.parametrize("name", DECLARATIONS)
+def test_spellings(tmp_path: Path, name: str, target: TargetName) -> None:
+    """Real code declares shared memory in many ways. What stands at namespace scope works as well as in a function."""
+    kernel = "__global__ void {0}_kernel(int* output) {{ {1} values[threadIdx.x] = threadIdx.x; __syncthreads(); "
+    kernel += "output[threadIdx.x] = values[31 - threadIdx.x]; }}"
+    launch = "inline void {0}(TensorView output) {{ LaunchKernel(1, 32, output.device(), 128)"
+    launch += ".run<{0}_kernel>(static_cast<int*>(output.data())); }}"
+    declaration = DECLARATIONS[name]
+    source = tmp_path / "spelling.cu"
+    source.write_text(
+        "#include <minisgl/tensor.h>\n#include <minisgl/utils.cuh>\nusing namespace minisgl;\n"
+        + f"{kernel.format('inside', declaration)}\n{launch.format('inside')}\n"
+        + f"{declaration}\n{kernel.format('outside', '')}\n{launch.format('outside')}\n"
+    )
+    names = [("inside", "inside"), ("outside", "outside")]
+    module = load_jit("spelling", cuda_files=[source], cuda_wrappers=names, target=target)
+    for function in (module.inside, module.outside):
+        output = torch.zeros(32, dtype=torch.int32)
+        function(output)
+        assert output.tolist() == list(range(31, -1, -1))
+
+
+def test_a_large_local_array(machine: Machine, kernels: tvm_ffi.Module) -> None:
+    """CUDA allows a thread 512 KiB of local memory."""
+    if machine.device == "cuda":
+        pytest.skip("a GPU sets that memory aside for all threads that it could run at once, which is all it has")
+    output = torch.zeros(64, dtype=torch.int32)
+    machine.in_every_order(lambda: kernels.large_local_array(output), output)
+    assert output.tolist() == list(range(63, -1, -1))
 
 
 def test_compiled_by_nvcc() -> None:
