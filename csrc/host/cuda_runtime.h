@@ -1,4 +1,4 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:1f6228e5bb6f
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:147e5b839f19
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:627a1e164943
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:38181ccde284
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:ade41680fa6c
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:b66cfe5ee44a
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:e005a1f91f70
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:fe1f048fcf9b
 
 #include <fiber.h>
 #include <runtime.h>

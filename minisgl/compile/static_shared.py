@@ -1,4 +1,4 @@
-# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:13daad5aa6f8
+# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:e39be18e2a57
 
 """The limit on static shared memory, which nvcc's assembler enforces for a GPU and nobody for the CPU."""
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:236600a8dee1
+# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:67f2cb296a9d
 
 """The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:214509fb0b75
+# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:60f2752bc602
 
 """Shared memory in C++: declarations with `__shared__` that no macro can make right are rewritten.
 
