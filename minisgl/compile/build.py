@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:9345f9218640
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:f7899110c8d6
 
 """From a piece of C++ to a loaded module: hash it, build it if nobody has yet, load it."""
 
@@ -16,8 +16,8 @@ from tvm_ffi import libinfo
 
 from minisgl.compile import sources
 from minisgl.compile.cache import get_or_build
-from minisgl.compile.shared_declarations import is_unusual, rewritten
 from minisgl.compile.errors import CompileError
+from minisgl.compile.shared_declarations import is_unusual, rewritten
 from minisgl.compile.static_shared import require_static_shared_fits
 from minisgl.compile.targets import Target, host_target
 
