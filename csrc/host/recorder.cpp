@@ -16,6 +16,7 @@
 #include <runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -70,17 +71,25 @@ struct Finding {
   uint16_t launch = 0;
   const Region* region = nullptr;
   int64_t offset = 0;  ///< in bytes from the region's first
-  uint32_t size = 0;
+  uintptr_t address = 0;
+  uint32_t size = 0;  ///< or the alignment that is missing
   Side here, before;  ///< `before` is set for races only
   std::string detail;
   bool fatal = false;  ///< the launch was ended because of it
   uint64_t count = 0;
 };
 
+/// What the cells of an access tell.
+struct Seen {
+  Touch race{};
+  bool unwritten = false, written = false;
+};
+
 struct LaunchRecord {
   std::string function;
   host::Launch launch;
   bool finished = false, instrumented = true;
+  bool explained = false;  ///< ended because of a finding, which tells why
 };
 
 struct Options {
@@ -162,8 +171,9 @@ class Recorder final : public host::Observer {
   template <Kind kKind>
   void access(const void* pc, uintptr_t address, uint32_t size);
   void look(const void* pc, uintptr_t address, uint32_t size);
-  void fence();
+  void fence(bool wide);
   void wrong_value(const void* pc, const char* kind, const std::string& detail, bool fatal);
+  void misaligned(const void* pc, Kind kind, uintptr_t address, uint32_t alignment, const std::string& type);
 
   const std::string& report();
   const std::vector<AccessRecord>& accesses() const { return accesses_; }
@@ -174,13 +184,16 @@ class Recorder final : public host::Observer {
     const unsigned* i = launch_.thread_idx;
     return i[0] + launch_.block[0] * (i[1] + launch_.block[1] * i[2]);
   }
-  Region& locate(Instruction& instruction, uintptr_t address, uint32_t size);
+  Region& locate(Instruction& instruction, const void* pc, uintptr_t address, uint32_t size);
+  Region* find_region(uintptr_t address, uint32_t size);
   Region* find_stack(uintptr_t address);
   const Library& library_of(const void* code);
   void ignore(const Range& range);
   void use(Region& region);
   template <Kind kKind>
   void check(Instruction& instruction, Region& region, uintptr_t address, uint32_t size, unsigned thread);
+  template <Kind kKind>
+  void check_cell(Cell& cell, uint32_t bytes, Region& region, Touch me, Seen& seen);
   void keep(const Instruction& instruction, const Region& region, uintptr_t address, uint32_t size, unsigned thread,
             uint32_t execution);
   void keep_event(EventRecord::Kind kind, unsigned thread, uint32_t mask, const host::Request* request);
@@ -190,9 +203,17 @@ class Recorder final : public host::Observer {
                     uint32_t size);
   void found_race(const Touch& race, Instruction& here, const Region& region, uintptr_t address, uint32_t size);
   [[noreturn]] void outside(Instruction& instruction, uintptr_t address, uint32_t size);
+  void many_executions(Instruction& instruction, uintptr_t address, unsigned thread, uint32_t execution);
+  [[noreturn]] void end_launch_because_of(Finding& finding, const std::string& message);
   void note(const std::string& text) { notes_.insert(text); }
+  void cut() {
+    if (!is_cut_) note(kCut);
+    is_cut_ = true;
+  }
 
   static constexpr std::size_t kMaxMemories = 60'000;
+  static constexpr std::size_t kMaxSharedBytes = 227 * 1024;  ///< of the buffer for dynamic shared memory
+  static constexpr uint32_t kPatience = 1 << 26;              ///< about a second
   Options options_;
   Shadow shadow_;
   Order order_;
@@ -205,10 +226,15 @@ class Recorder final : public host::Observer {
   // Of the launch.
   host::Launch launch_{};
   unsigned num_threads_ = 0;
+  const Library* library_ = nullptr;            ///< that of the kernel
+  const Library::Loop* kernel_loop_ = nullptr;  ///< which tells the kernel
+  bool shared_arrays_listed_ = false;
   std::vector<Region*> regions_;                     ///< what the kernel may touch
+  Region* dynamic_shared_ = nullptr;                 ///< one of them
   std::vector<std::unique_ptr<Library>> libraries_;  ///< those seen so far
   std::vector<std::unique_ptr<Region>> ignored_;     ///< the libraries' own data, and this OS thread's stack
   std::map<uintptr_t, Region> stacks_;               ///< of threads that wait, by their lowest address
+  Region* recent_stacks_[1024] = {};                 ///< some of them, by where they are
 
   bool watches_ = false;  ///< false if there were too many launches before
 
@@ -229,6 +255,7 @@ class Recorder final : public host::Observer {
   std::vector<EventRecord> events_;
   std::vector<host::Request> sites_;
   std::set<std::string> notes_;
+  bool is_cut_ = false;
   uint32_t step_ = 0;
   std::string report_;
 };
@@ -268,16 +295,17 @@ void Recorder::begin_launch(const host::Launch& launch) {
   num_threads_ = launch.block[0] * launch.block[1] * launch.block[2];
   order_.begin_launch();
   for (const auto& instruction : instructions_.all()) instruction->region = instructions_.nowhere();
-  const Library& library = library_of(launch.code);
-  launches_.push_back({.function = function_, .launch = launch, .instrumented = library.instrumented()});
+  library_ = &library_of(launch.code);
+  launches_.push_back({.function = function_, .launch = launch, .instrumented = library_->instrumented()});
 
   regions_.clear();
   for (const auto& tensor : tensors_) {
     use(*regions_.emplace_back(&all_regions_.emplace_back(tensor)));
     regions_.back()->undefined = options_.undefined.contains(tensor.name);
   }
-  if (launch.dynamic_shared_bytes > 0) regions_.push_back(&all_regions_.emplace_back(dynamic_shared_region(launch)));
-  for (const auto& array : library.shared_arrays()) regions_.push_back(&all_regions_.emplace_back(array));
+  dynamic_shared_ = regions_.emplace_back(&all_regions_.emplace_back(dynamic_shared_region(launch)));
+  kernel_loop_ = nullptr;
+  shared_arrays_listed_ = false;
 }
 
 void Recorder::end_launch() {
@@ -381,8 +409,8 @@ void Recorder::observe_write(uintptr_t address, std::size_t bytes) {
 
 // ---- Accesses ----
 
-void Recorder::fence() {
-  if (in_block_) order_.fence(thread());
+void Recorder::fence(bool wide) {
+  if (in_block_) order_.fence(thread(), wide);
 }
 
 template <Kind kKind>
@@ -393,9 +421,11 @@ void Recorder::access(const void* pc, uintptr_t address, uint32_t size) {
   }
   Instruction& instruction = instructions_.find(pc, kKind, size);
   if (!instruction.region->contains(address, size)) [[unlikely]]
-    instruction.region = &locate(instruction, address, size);
+    instruction.region = &locate(instruction, pc, address, size);
   Region& region = *instruction.region;
   if (region.space == Region::Space::kIgnored) return;
+  if (kKind == Kind::kAtomic && address % size != 0) [[unlikely]]
+    misaligned(pc, kKind, address, size, "");
   if (!instruction.active) {
     instruction.active = true;
     active_.push_back(&instruction);
@@ -405,7 +435,8 @@ void Recorder::access(const void* pc, uintptr_t address, uint32_t size) {
   if (kKind == Kind::kAtomic) order_.atomic(thread, address);
   check<kKind>(instruction, region, address, size, thread);
   const uint32_t execution = instruction.requests.add(thread, num_threads_, address, size, &region);
-  if (execution == Requests::kMaxExecutions) note(kManyExecutions);
+  if (execution >= Requests::kMaxExecutions) [[unlikely]]
+    many_executions(instruction, address, thread, execution);
   if (in_window_) keep(instruction, region, address, size, thread, execution);
 }
 
@@ -413,33 +444,50 @@ void Recorder::access(const void* pc, uintptr_t address, uint32_t size) {
 void Recorder::look(const void* pc, uintptr_t address, uint32_t size) {
   if (!in_block_) return;
   Instruction& instruction = instructions_.find(pc, Kind::kLoad, size);
-  if (!instruction.region->contains(address, size)) instruction.region = &locate(instruction, address, size);
+  if (!instruction.region->contains(address, size)) instruction.region = &locate(instruction, pc, address, size);
 }
 
 /// Find the region that an access lies in. If there is none, the launch ends here, before the access happens.
-Region& Recorder::locate(Instruction& instruction, uintptr_t address, uint32_t size) {
-  for (Region* region : regions_) {
-    if (!region->contains(address, size)) continue;
-    if (region->index == Region::kUnlisted) use(*region);
-    return *region;
-  }
+Region& Recorder::locate(Instruction& instruction, const void* pc, uintptr_t address, uint32_t size) {
+  if (!kernel_loop_) kernel_loop_ = library_->loop_at(pc);
   if (Region* stack = find_stack(address)) return *stack;
+  if (Region* region = find_region(address, size)) return *region;
   const auto dynamic_shared =
       reinterpret_cast<uintptr_t>(launch_.dynamic_shared);  // it lies in a variable, if anywhere
   for (const auto& region : ignored_)
     if (region->contains(address, size) && !region->contains(dynamic_shared, 1)) return *region;
+  if (!shared_arrays_listed_) {
+    for (auto& array : library_->shared_arrays(kernel_loop_))
+      regions_.push_back(&all_regions_.emplace_back(std::move(array)));
+    shared_arrays_listed_ = true;
+    if (Region* region = find_region(address, size)) return *region;
+  }
   outside(instruction, address, size);
+}
+
+/// Return what the kernel may touch and holds these bytes, or null.
+Region* Recorder::find_region(uintptr_t address, uint32_t size) {
+  for (Region* region : regions_) {
+    if (!region->contains(address, size)) continue;
+    if (region->index == Region::kUnlisted) use(*region);
+    return region;
+  }
+  return nullptr;
 }
 
 /// Return the stack that runs, if `address` is on it. Threads that wait have stacks of their own; the kernel's list of
 /// mappings tells where they are.
 Region* Recorder::find_stack(uintptr_t address) {
   const auto frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-  constexpr uintptr_t kFar = 256 * 1024;  // of a stack's size, see fiber.h
+  constexpr uintptr_t kFar = 1024 * 1024;  // of a stack's size, see fiber.h
   if (address - frame + kFar > 2 * kFar) return nullptr;
+  Region*& recent = recent_stacks_[(frame >> 16) % std::size(recent_stacks_)];
+  if (recent && recent->contains(frame, 1)) return recent->contains(address, 1) ? recent : nullptr;
   if (const auto after = stacks_.upper_bound(frame); after != stacks_.begin())
-    if (auto& stack = std::prev(after)->second; stack.contains(frame, 1))
+    if (auto& stack = std::prev(after)->second; stack.contains(frame, 1)) {
+      recent = &stack;
       return stack.contains(address, 1) ? &stack : nullptr;
+    }
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
     uintptr_t begin = 0, end = 0;
@@ -453,28 +501,40 @@ Region* Recorder::find_stack(uintptr_t address) {
 }
 
 template <Kind kKind>
-void Recorder::check(Instruction& instruction, Region& region, uintptr_t address, uint32_t size, unsigned thread) {
+__attribute__((always_inline)) inline void Recorder::check_cell(Cell& cell, uint32_t bytes, Region& region, Touch me,
+                                                                Seen& seen) {
   const bool global = region.space == Region::Space::kGlobal;
   const uint32_t oldest = global ? order_.launch_start() : order_.block_start();
-  constexpr bool kReads = kKind != Kind::kStore, kWrites = kKind != Kind::kLoad;
+  if (kKind != Kind::kStore) {
+    const bool known = global ? !region.undefined || cell.write.time != 0 : cell.write.time >= oldest;
+    (known ? seen.written : seen.unwritten) = true;
+  }
+  uint64_t& counted = kKind == Kind::kLoad ? region.bytes_read : region.bytes_written;
+  if (global && (kKind == Kind::kLoad ? cell.read : cell.write).time < oldest) counted += bytes;
+  Touch race;
+  if constexpr (kKind == Kind::kLoad) race = note_read(shadow_, cell, order_, me, oldest);
+  if constexpr (kKind == Kind::kStore) race = note_write(shadow_, cell, order_, me, oldest);
+  if constexpr (kKind == Kind::kAtomic) race = note_atomic(shadow_, cell, order_, me, oldest);
+  if (race.time) [[unlikely]]
+    seen.race = race;
+}
+
+template <Kind kKind>
+void Recorder::check(Instruction& instruction, Region& region, uintptr_t address, uint32_t size, unsigned thread) {
   constexpr uint16_t kBit = kKind == Kind::kAtomic ? kAtomicBit : 0;
   const Touch me{order_.now(), static_cast<uint16_t>(thread), static_cast<uint16_t>(instruction.id | kBit)};
-  Touch race{};
-  bool unwritten = false;
-  shadow_.visit(region, address, size, [&](Cell& cell, uint32_t bytes) {
-    if (kReads) unwritten |= global ? region.undefined && cell.write.time == 0 : cell.write.time < oldest;
-    if (kWrites) {
-      if (global && cell.write.time < oldest) region.bytes_written += bytes;
-      if (const Touch found = note_write(cell, order_, me, oldest); found.time) race = found;
-    } else {
-      if (global && cell.read.time < oldest) region.bytes_read += bytes;
-      if (const Touch found = note_read(cell, order_, me, oldest); found.time) race = found;
-    }
-  });
-  if (unwritten) [[unlikely]]
+  Seen seen;
+  if (Cell* cell = shadow_.only_cell(region, address, size)) [[likely]]
+    check_cell<kKind>(*cell, size, region, me, seen);
+  else
+    shadow_.visit(region, address, size,
+                  [&](Cell& part, uint32_t bytes) { check_cell<kKind>(part, bytes, region, me, seen); });
+  // A structure is copied whole, and the bytes between its members are never written.
+  const bool may_have_padding = seen.written && (size >= 8 || !std::has_single_bit(size));
+  if (seen.unwritten && !may_have_padding) [[unlikely]]
     found_at("read before write", instruction, Side::kNone, region, address, size);
-  if (race.time) [[unlikely]]
-    found_race(race, instruction, region, address, size);
+  if (seen.race.time) [[unlikely]]
+    found_race(seen.race, instruction, region, address, size);
 }
 
 // ---- Findings ----
@@ -518,6 +578,10 @@ void Recorder::outside(Instruction& instruction, uintptr_t address, uint32_t siz
   const Region* nearest = nullptr;
   uint64_t least = 0;
   for (Region* region : regions_) {
+    if (region == dynamic_shared_ && address - region->begin < kMaxSharedBytes) {
+      nearest = region;
+      break;
+    }
     if (region->span == 0) continue;
     const uint64_t distance = address < region->begin   ? region->begin - address
                               : address < region->end() ? 0
@@ -530,9 +594,9 @@ void Recorder::outside(Instruction& instruction, uintptr_t address, uint32_t siz
     if (region == nearest && region->index == Region::kUnlisted) use(*region);
   Finding& finding = found("out of bounds", instruction, Side::kNone, nearest);
   finding.offset = nearest ? static_cast<int64_t>(address - nearest->begin) : 0;
+  finding.address = address;
   finding.size = size;
-  finding.fatal = true;
-  host::abandon("an access outside the kernel's memory; the microscope's findings name it");
+  end_launch_because_of(finding, "an access outside the kernel's memory");
 }
 
 /// A check that the compiler put in front of an operation has failed.
@@ -540,15 +604,43 @@ void Recorder::wrong_value(const void* pc, const char* kind, const std::string& 
   if (!in_block_) return;
   Finding& finding = found(kind, instructions_.find(pc, Kind::kCheck, 0), Side::kNone, nullptr);
   if (finding.count == 1) finding.detail = detail;
-  finding.fatal = fatal;
-  if (fatal) host::abandon((std::string(kind) + "; the microscope's findings name it").c_str());
+  if (fatal) end_launch_because_of(finding, kind);
+}
+
+/// `address` is no multiple of `alignment`, as an access of `type`, or an atomic operation, needs it.
+void Recorder::misaligned(const void* pc, Kind kind, uintptr_t address, uint32_t alignment, const std::string& type) {
+  if (!in_block_) return;
+  Finding& finding = found("misaligned", instructions_.find(pc, kind, alignment), Side::kNone, find_region(address, 1));
+  finding.offset = finding.region ? static_cast<int64_t>(address - finding.region->begin) : 0;
+  finding.address = address;
+  finding.size = alignment;
+  finding.detail = type;
+  end_launch_because_of(finding, finding.kind);
+}
+
+/// Figures end here. A thread that comes back to one address for ever waits for another one; here each runs until it
+/// meets others at a barrier or collective, so that may never happen.
+void Recorder::many_executions(Instruction& instruction, uintptr_t address, unsigned thread, uint32_t execution) {
+  if (execution == Requests::kMaxExecutions) note(kManyExecutions);
+  auto& patience = instruction.patience;
+  if (patience.address != address || patience.thread != thread) patience = {address, thread, 0};
+  if (++patience.times < kPatience) return;
+  Finding& finding = found("endless wait", instruction, Side::kNone, instruction.region);
+  finding.offset = static_cast<int64_t>(address - finding.region->begin);
+  finding.size = instruction.size;
+  end_launch_because_of(finding, finding.kind);
+}
+
+void Recorder::end_launch_because_of(Finding& finding, const std::string& message) {
+  finding.fatal = launches_.back().explained = true;
+  host::abandon((message + "; the microscope's findings name it").c_str());
 }
 
 // ---- Records of the window ----
 
 void Recorder::keep(const Instruction& instruction, const Region& region, uintptr_t address, uint32_t size,
                     unsigned thread, uint32_t execution) {
-  if (accesses_.size() >= options_.max_records) return note(kCut);
+  if (accesses_.size() >= options_.max_records) return cut();
   accesses_.push_back({.block = block_,
                        .address = address,
                        .offset = static_cast<int64_t>(address - region.begin),
@@ -564,7 +656,7 @@ void Recorder::keep(const Instruction& instruction, const Region& region, uintpt
 
 void Recorder::keep_event(EventRecord::Kind kind, unsigned thread, uint32_t mask, const host::Request* request) {
   if (!in_window_ || !in_block_) return;
-  if (events_.size() >= options_.max_records) return note(kCut);
+  if (events_.size() >= options_.max_records) return cut();
   events_.push_back({.block = block_,
                      .step = step_++,
                      .mask = mask,
@@ -602,7 +694,8 @@ void write(Json& json, const LaunchRecord& record) {
   json.open('{').field("function", record.function);
   json.field("grid", std::vector<unsigned>(grid, grid + 3)).field("block", std::vector<unsigned>(block, block + 3));
   json.field("dynamic_shared_bytes", record.launch.dynamic_shared_bytes);
-  json.field("finished", record.finished).field("instrumented", record.instrumented).close('}');
+  json.field("finished", record.finished).field("instrumented", record.instrumented);
+  json.field("explained", record.explained).close('}');
 }
 
 void write(Json& json, const Side& side) {
@@ -613,6 +706,7 @@ void write(Json& json, const Side& side) {
 void write(Json& json, const Finding& finding) {
   json.open('{').field("kind", std::string(finding.kind)).field("launch", finding.launch);
   json.field("memory", finding.region ? finding.region->index : -1).field("offset", finding.offset);
+  json.field("address", finding.address);
   json.field("size", finding.size).field("detail", finding.detail).field("count", finding.count);
   json.field("fatal", finding.fatal);
   write(json.key("here"), finding.here);
@@ -697,6 +791,7 @@ void end() {
 
 void forget() {
   const std::lock_guard lock(recorder_mutex);
+  end();
   the_recorder.reset();
 }
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:f7899110c8d6
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:91461cb6f4eb
 
 """From a piece of C++ to a loaded module: hash it, build it if nobody has yet, load it."""
 
@@ -17,7 +17,7 @@ from tvm_ffi import libinfo
 from minisgl.compile import sources
 from minisgl.compile.cache import get_or_build
 from minisgl.compile.errors import CompileError
-from minisgl.compile.shared_declarations import is_unusual, rewritten
+from minisgl.compile.shared_declarations import is_unusual, may_be_hidden, rewritten
 from minisgl.compile.static_shared import require_static_shared_fits
 from minisgl.compile.targets import Target, host_target
 
@@ -102,10 +102,10 @@ def _compile(
     else:
         try:
             log = compile_file(source)
-        except CompileError:
-            if not (target.is_host and rewrite()):
+        except CompileError as error:
+            if not (target.is_host and may_be_hidden(str(error)) and rewrite()):
                 raise
-            log = compile_file(preprocessed)  # a macro or somebody else's header hid it
+            log = compile_file(preprocessed)
     if target.is_host:
         require_static_shared_fits(output)
     (folder / f"{name}.log").write_text(log)

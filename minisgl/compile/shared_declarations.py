@@ -1,4 +1,4 @@
-# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:60f2752bc602
+# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:aa1817195f91
 
 """Shared memory in C++: declarations with `__shared__` that no macro can make right are rewritten.
 
@@ -21,8 +21,13 @@ _ARRAY = re.compile(r"\b(\w+)\s*\[\s*\]((?:\s*\[[^\]]*\])*)")  # name[], or name
 
 
 def is_unusual(files: dict[str, Path]) -> bool:
-    """Whether any of `files` declares shared memory in a way that needs `rewritten`."""
-    return any(_UNUSUAL.search(file.read_bytes()) for file in files.values())
+    """Whether any of `files` declares shared memory in a way that needs `rewritten`; `host/` defines the word."""
+    return any(_UNUSUAL.search(file.read_bytes()) for name, file in files.items() if not name.startswith("host/"))
+
+
+def may_be_hidden(message: str) -> bool:
+    """Whether a compiler's message may be about such a declaration, in a macro or in a header that we don't know."""
+    return re.search("conflicting specifiers|cannot combine with previous", message) is not None
 
 
 def rewritten(preprocessed: str, *, guarded: bool) -> str:

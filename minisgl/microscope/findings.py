@@ -2,6 +2,7 @@
 
 """What is wrong with a kernel, in plain sentences that name both accesses."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,12 @@ RACE_BETWEEN_BLOCKS = "race between blocks"
 READ_BEFORE_WRITE = "read before write"
 INTEGER_OVERFLOW = "integer overflow"
 DIVISION = "division"
+ENDLESS_WAIT = "endless wait"
 FAILED_LAUNCH = "failed launch"
+
+_DOES = {"load": "reads", "store": "writes", "atomic": "atomically changes"}
+_FIRST_PAGE = 4096  # nobody has memory there: a pointer that is null, or an index from one
+_FAR = 2**20  # farther from all memory than a wrong index is likely to lead
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def make_findings(
         at = [instructions[side["instruction"]] for side in (here, before) if side]
         finding = Finding(
             entry["kind"],
-            _message(entry, launch, memory, at),
+            _message(entry, launch, memories, at),
             entry["count"],
             tuple(instruction.source for instruction in at),
             launch.index,
@@ -77,37 +83,54 @@ def make_findings(
     return list(merged.values())
 
 
-def failed_launch(error: Exception, launch: Launch) -> Finding:
-    """Make a finding of a launch that failed by itself, as at a divergent barrier."""
-    return Finding(FAILED_LAUNCH, str(error), launch=launch.index)
+def failed_launch(error: Exception | None, launch: Launch) -> Finding:
+    """Make a finding of a launch that failed by itself, as at a divergent barrier.
+
+    `error` is None if the observed function has caught it.
+    """
+    caught = f"{launch.function or 'a kernel'} did not finish, and the observed function caught its error"
+    return Finding(FAILED_LAUNCH, caught if error is None else str(error), launch=launch.index)
 
 
-def _message(entry: Mapping[str, Any], launch: Launch, memory: Memory | None, at: Sequence[Instruction]) -> str:
-    kind, here, before = entry["kind"], entry["here"], entry.get("before")
-    who = _thread(launch, here)
-    does = {"load": "reads", "store": "writes", "atomic": "changes atomically"}.get(at[0].kind, "")
-    place = at[0].place
+def _message(entry: Mapping[str, Any], launch: Launch, memories: Sequence[Memory], at: Sequence[Instruction]) -> str:
+    kind, here = entry["kind"], entry["here"]
+    memory = memories[entry["memory"]] if entry["memory"] >= 0 else None
+    who, place = _thread(launch, here), at[0].place
+    does = f"{who} {_DOES.get(at[0].kind, '')}"
     if kind == OUT_OF_BOUNDS and not entry["detail"]:
-        where = _outside(memory, entry["offset"], entry["size"]) if memory else "and the kernel has no memory at all"
-        return f"{who} {does} {count(entry['size'], 'byte')} {where}, at {place}"
+        of_launch = [memory for memory in memories if memory.launch == launch.index]
+        return f"{does} {count(entry['size'], 'byte')} {_where_outside(entry, memory, of_launch)}, at {place}"
+    if kind == OUT_OF_BOUNDS:
+        array = _indexed(at[0].source.text, [memory for memory in memories if memory.launch == launch.index])
+        return f"{who} uses {entry['detail'].replace('an array', array)}, at {place}"
+    if kind == MISALIGNED:
+        what = f"{who} uses {entry['detail']}" if entry["detail"] else f"{does} {count(entry['size'], 'byte')}"
+        where = f"byte {entry['offset']} of {_name(memory)}" if memory else f"address {entry['address']:#x}"
+        return f"{what} at {where}, whose address is no multiple of {entry['size']}, at {place}"
     if kind == READ_BEFORE_WRITE:
         first = "any thread of the block" if memory and memory.space != "global" else "anything"
-        return f"{who} {does} {_part(memory, entry)} before {first} has written it, at {place}"
-    if kind in (RACE, RACE_BETWEEN_BLOCKS) and before:
-        did = {"load": "read", "store": "wrote", "atomic": "changed atomically"}.get(at[1].kind, "")
-        why = (
-            "nothing orders the two blocks"
-            if kind == RACE_BETWEEN_BLOCKS
-            else "with no " + ("__syncthreads" if _apart(here, before) else "__syncwarp") + " between"
-        )
-        other = _thread(launch, before)
-        return f"{who} {does} {_part(memory, entry)} at {place}; {other} {did} it at {at[1].place}, {why}"
+        return f"{does} {_part(memory, entry)} before {first} has written it, at {place}"
+    if kind == ENDLESS_WAIT:
+        return f"{who} seems to wait in a loop for another thread to change {_part(memory, entry)}, at {place}"
+    if kind in (RACE, RACE_BETWEEN_BLOCKS):
+        return f"{does} {_part(memory, entry)} at {place}; {_the_other(entry, launch, at)}"
     verb = "computes" if kind in (INTEGER_OVERFLOW, DIVISION) else "uses"
     return f"{who} {verb} {entry['detail']}, at {place}"
 
 
-def _apart(here: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    return here["thread"] // 32 != before["thread"] // 32
+def _the_other(entry: Mapping[str, Any], launch: Launch, at: Sequence[Instruction]) -> str:
+    """Say of a race who touched the memory before, and why that is wrong."""
+    here, before = entry["here"], entry["before"]
+    did = {"load": "read it", "store": "wrote it", "atomic": "changed it atomically"}.get(at[1].kind, "")
+    barrier = "__syncthreads" if here["thread"] // 32 != before["thread"] // 32 else "__syncwarp"
+    between_blocks = entry["kind"] == RACE_BETWEEN_BLOCKS
+    why = "nothing orders the two blocks" if between_blocks else f"with no {barrier} between"
+    kinds = {instruction.kind for instruction in at}
+    if kinds == {"load", "atomic"}:
+        why += ": a plain read of a value that others change atomically"
+    if kinds == {"store", "atomic"}:
+        why += ": a plain write of a value that others change atomically"
+    return f"{_thread(launch, before)} {did} at {at[1].place}, {why}"
 
 
 def _thread(launch: Launch, side: Mapping[str, Any]) -> str:
@@ -138,13 +161,30 @@ def _name(memory: Memory) -> str:
     )
 
 
+def _indexed(line: str, memories: Sequence[Memory]) -> str:
+    """Name the array that a line of source indexes, if it is clear which: no tensor, and one name in front of a `[`."""
+    tensors = {memory.name for memory in memories if memory.space == "global"}
+    names = set(re.findall(r"\b([A-Za-z_]\w*)\s*\[", line.partition("//")[0])) - tensors
+    return f"{names.pop()}, an array" if len(names) == 1 else "an array"
+
+
+def _where_outside(entry: Mapping[str, Any], nearest: Memory | None, memories: Sequence[Memory]) -> str:
+    if entry["address"] < _FIRST_PAGE:
+        empty = [memory.name for memory in memories if memory.address == 0]
+        return "through a null pointer" + (f", as an empty tensor has it ({', '.join(empty)})" if empty else "")
+    if nearest is None:
+        return "and the kernel has no memory at all"
+    if -_FAR <= entry["offset"] <= nearest.span_bytes + _FAR:
+        return _outside(nearest, entry["offset"], entry["size"])
+    arguments = [_described(memory) for memory in memories if memory.space == "global"]
+    return f"at address {entry['address']:#x}, far from every argument ({', '.join(arguments)})"
+
+
 def _outside(memory: Memory, offset: int, size: int) -> str:
-    if memory.space == "global":
-        shape = ", ".join(map(str, memory.shape))
-        what = f"{memory.name} [{shape}] {memory.dtype}"
-        would = f", where element {_element(memory, offset)} would be" if memory.shape else ""
-    else:
-        what, would = f"{_name(memory)} of {count(memory.span_bytes, 'byte')}", ""
+    what = _described(memory)
+    would = f", where element {_element(memory, offset)} would be" if not _is_inside(memory, offset) else ""
+    if memory.space == "dynamic shared" and offset >= 0:
+        return f"at byte {offset} of dynamic shared memory, of which the launch asked for {memory.span_bytes}"
     if offset < 0:
         return f"{count(-offset, 'byte')} before the start of {what}{would}"
     if offset >= memory.span_bytes:
@@ -152,14 +192,33 @@ def _outside(memory: Memory, offset: int, size: int) -> str:
         return f"{count(past, 'byte')} past the end of {what}{would}" if past else f"just past the end of {what}{would}"
     if offset + size > memory.span_bytes:
         return f"of which {count(offset + size - memory.span_bytes, 'byte')} lie past the end of {what}"
+    if len(memory.shape) == 1:
+        return f"in the gap behind element {_element(memory, offset)} of {what}"
     return f"in a gap between the rows of {what}{would}"
 
 
+def _described(memory: Memory) -> str:
+    if memory.space != "global":
+        return f"{_name(memory)} of {count(memory.span_bytes, 'byte')}"
+    return f"{memory.name} [{', '.join(map(str, memory.shape))}] {memory.dtype}"
+
+
+def _is_inside(memory: Memory, offset: int) -> bool:
+    """Whether the element at a byte offset has an index that fits the shape, or there is no index to speak of."""
+    if memory.space != "global" or not memory.shape:
+        return True
+    return all(0 <= i < size for i, size in zip(_index(memory, offset), memory.shape, strict=True))
+
+
 def _element(memory: Memory, offset: int) -> str:
-    """Return the index of the element at a byte offset, which may lie outside: `[3, -1]`."""
+    """Write the index of the element at a byte offset, which may lie outside: `[3, -1]`."""
+    return f"[{', '.join(map(str, _index(memory, offset)))}]"
+
+
+def _index(memory: Memory, offset: int) -> list[int]:
     rest = offset // memory.itemsize
     index = [0] * len(memory.shape)
     for i in sorted(range(len(memory.shape)), key=lambda i: -memory.strides[i]):
         if (memory.strides[i] > 0 and memory.shape[i] > 1) or len(memory.shape) == 1:
             index[i], rest = divmod(rest, max(memory.strides[i], 1))
-    return f"[{', '.join(map(str, index))}]"
+    return index

@@ -3,6 +3,7 @@
 """Run a function and record what the kernels that it launches do."""
 
 import json
+import operator
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from minisgl.microscope.source_lines import make_source, source_lines
 
 _KINDS = ("load", "store", "atomic", "check")
 _REPORT, _ACCESSES, _EVENTS = range(3)  # the recorder's tables
+_MAX_BLOCKS = 2**20
 _one_at_a_time = threading.Lock()
 
 
@@ -48,7 +50,12 @@ def observe(
 
     A kernel's mistake raises nothing: `findings` names it. An access outside the kernel's memory does not happen; it
     ends the launch, and so does a failure such as a divergent barrier. `error` then holds what was raised, `function`
-    ends there, and nothing after it is observed.
+    ends there, and nothing after it is observed, unless it catches that error.
+
+    Limits: an order that a block passes on to a third one, through fences and atomics of a second, is not seen. A
+    thread that waits in a loop for another one ends the launch as an "endless wait": threads take turns only at
+    barriers and collectives. A fence of one thread before a `__syncthreads` counts for its whole block. In a structure
+    that is copied whole, bytes that nobody has written count as padding.
 
     Args:
         function: anything that launches kernels of this package, such as `minisgl.kernel.indexing`. A kernel that it
@@ -65,16 +72,15 @@ def observe(
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: a tensor is on a GPU, a number is negative, or `undefined` names no argument.
+        ValueError: a tensor is on a GPU, a number is negative or too large, or `undefined` names no argument.
         RuntimeError: nothing was launched on the CPU, a kernel was not compiled for the microscope, or another
             observation is running.
         ToolchainError: g++ or addr2line is missing.
         Exception: whatever `function` raises by itself.
     """
     undefined = _checked_names(undefined)
-    blocks = _checked_blocks(blocks)
-    if type(max_records) is not int or max_records < 0:
-        raise ValueError(f"observe: max_records: expected an int of at least 0, got {max_records!r}")
+    numbers = _checked_blocks(blocks)
+    max_records = _checked_count(max_records)
     _require_on_cpu([*((f"argument {i}", arg) for i, arg in enumerate(args)), *kwargs.items()])
     if not callable(function):
         raise TypeError(f"observe: function: expected something to call, got {type(function).__name__}")
@@ -82,21 +88,21 @@ def observe(
         raise RuntimeError("observe: another observation is running in this process; it must end first")
     try:
         recorder = load(runtime_libraries(targets.microscope_target())[0])
-        result, error = None, None
-        with targets.instrumented():
-            recorder.microscope_begin(
-                torch.tensor(blocks, dtype=torch.int64), max_records, _bytes("".join(f"{n}\n" for n in undefined))
-            )
-            try:
-                result = function(*args, **kwargs)
-            except Exception as raised:
-                error = raised
-            finally:
-                recorder.microscope_end()
         try:
+            result, error = None, None
+            with targets.instrumented():
+                recorder.microscope_begin(
+                    torch.tensor(numbers, dtype=torch.int64), max_records, _bytes("".join(f"{n}\n" for n in undefined))
+                )
+                try:
+                    result = function(*args, **kwargs)
+                except Exception as raised:
+                    error = raised
+                finally:
+                    recorder.microscope_end()
             return _view(recorder, undefined, result, error)
         finally:
-            recorder.microscope_forget()
+            recorder.microscope_forget()  # after an interrupt, too, wherever it came
     finally:
         _one_at_a_time.release()
 
@@ -111,16 +117,36 @@ def _checked_names(undefined: object) -> tuple[str, ...]:
 
 
 def _checked_blocks(blocks: object) -> list[int]:
-    numbers = [blocks] if isinstance(blocks, int) else blocks
+    one = _as_int(blocks)
+    numbers = blocks if one is None else [one]
     wrong = f"observe: blocks: expected an int or several, got {blocks!r}"
     if not isinstance(numbers, Iterable):
         raise TypeError(wrong)
-    numbers = list(numbers)
-    if not all(type(number) is int for number in numbers):
-        raise TypeError(wrong)
-    if any(number < 0 for number in numbers):
-        raise ValueError(f"observe: blocks: expected numbers of at least 0, got {blocks!r}")
-    return numbers
+    ints: list[int] = []
+    for number in map(_as_int, numbers):
+        if number is None:
+            raise TypeError(wrong)
+        if not 0 <= number < 2**63:
+            raise ValueError(f"observe: blocks: expected numbers of at least 0 and below 2^63, got {number}")
+        if len(ints) == _MAX_BLOCKS:
+            raise ValueError(f"observe: blocks: expected at most {_MAX_BLOCKS} numbers, got {blocks!r:.60}")
+        ints.append(number)
+    return ints
+
+
+def _checked_count(max_records: object) -> int:
+    number = _as_int(max_records)
+    if number is None or not 0 <= number < 2**31:
+        raise ValueError(f"observe: max_records: expected an int of at least 0 and below 2^31, got {max_records!r}")
+    return number
+
+
+def _as_int(value: object) -> int | None:
+    """Return `value` as an int if it is one, or NumPy's; a bool is none."""
+    try:
+        return None if isinstance(value, bool | torch.Tensor) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _require_on_cpu(arguments: Iterable[tuple[str, object]]) -> None:
@@ -130,7 +156,7 @@ def _require_on_cpu(arguments: Iterable[tuple[str, object]]) -> None:
 
 
 def _bytes(text: str) -> torch.Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+    return torch.tensor(list(text.encode(errors="replace")), dtype=torch.uint8)
 
 
 def _view(recorder: tvm_ffi.Module, undefined: Sequence[str], result: object, error: Exception | None) -> View:
@@ -145,8 +171,9 @@ def _view(recorder: tvm_ffi.Module, undefined: Sequence[str], result: object, er
         _require_known(undefined, memories)
     instructions = _instructions(report["instructions"])
     findings = make_findings(report["findings"], launches, memories, instructions)
-    if error is not None and not any(raw["fatal"] for raw in report["findings"]):
-        findings.append(failed_launch(error, launches[-1]))
+    for launch, raw in zip(launches, report["launches"], strict=True):
+        if not launch.finished and not raw["explained"]:
+            findings.append(failed_launch(error if launch is launches[-1] else None, launch))
     figures = [_figure(raw, memories, instructions) for raw in report["figures"]]
     sites = [_site(i, raw) for i, raw in enumerate(report["sites"])]
     accesses = _fetch(recorder, _ACCESSES).view(ACCESS)

@@ -6,6 +6,13 @@
 
 namespace minisgl::test {
 
+struct Triple {
+  float values[3];
+};
+struct alignas(16) Block {
+  float values[16];
+};
+
 /// Thread i loads element indices[i] of `input`.
 template <class T>
 __global__ void gather_kernel(int* output, const T* input, const int* indices, int size) {

@@ -91,7 +91,190 @@ inline void pairs(TensorView output, TensorView input) {
   LaunchKernel(1, 4, output.device()).run<pairs_kernel>(data<Pair>(output), data<Pair>(input));
 }
 
+// ---- Silent: who is ordered by other means than barriers
+
+/// Lanes of one warp, and of two, take turns by a lock.
+__global__ void lock_kernel(int* lock, int* sum, int first, int second) {
+  const int t = threadIdx.x;
+  if (t != first && t != second) return;
+  for (bool done = false; !done;) {
+    if (atomicCAS(lock, 0, 1) != 0) continue;
+    __threadfence();
+    *sum += t;
+    __threadfence();
+    atomicExch(lock, 0);
+    done = true;
+  }
+}
+
+inline void lock(TensorView lock, TensorView sum, int64_t first, int64_t second) {
+  LaunchKernel(1, 64, sum.device())
+      .run<lock_kernel>(data<int>(lock), data<int>(sum), static_cast<int>(first), static_cast<int>(second));
+}
+
+/// Lane 0 takes the lock for its whole warp.
+__global__ void warp_lock_kernel(int* lock, int* sums) {
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) {
+    while (atomicCAS(lock, 0, 1) != 0) {
+    }
+    __threadfence();
+  }
+  __syncwarp();
+  sums[lane] += lane;
+  __threadfence();
+  __syncwarp();
+  if (lane == 0) {
+    __threadfence();
+    atomicExch(lock, 0);
+  }
+}
+
+inline void warp_lock(TensorView lock, TensorView sums) {
+  LaunchKernel(2, 64, sums.device()).run<warp_lock_kernel>(data<int>(lock), data<int>(sums));
+}
+
+/// The last warp to finish adds up. All lanes fence, and meet; lane 0 takes the ticket for them.
+template <bool kWide>
+__global__ void last_warp_kernel(const int* input, int* partial, unsigned* ticket, int* output) {
+  const unsigned i = blockIdx.x * 32 + threadIdx.x;
+  partial[i] = 2 * input[i];
+  kWide ? __threadfence() : __threadfence_block();
+  __syncwarp();
+  unsigned number = 0;
+  if (threadIdx.x == 0) number = atomicInc(ticket, gridDim.x - 1);
+  number = __shfl_sync(0xffffffff, number, 0);
+  if (number != gridDim.x - 1) return;
+  __threadfence();
+  int sum = 0;
+  for (unsigned block = 0; block < gridDim.x; ++block) sum += partial[block * 32 + threadIdx.x];  // HERE: last_warp
+  output[threadIdx.x] = sum;
+}
+
+template <bool kWide>
+void last_warp(TensorView input, TensorView partial, TensorView ticket, TensorView output) {
+  LaunchKernel(static_cast<unsigned>(input.size(0)) / 32, 32, input.device())
+      .run<last_warp_kernel<kWide>>(data<int>(input), data<int>(partial), data<unsigned>(ticket), data<int>(output));
+}
+
+// ---- Silent: memory that only looks wrong
+
+struct Best {
+  float score;
+  bool valid;
+};
+
+/// A structure with bytes that nobody writes, copied whole.
+__global__ void padding_kernel(float* output, const float* input) {
+  __shared__ Best best[32];
+  const int t = threadIdx.x;
+  best[t].score = input[t];
+  best[t].valid = input[t] > 0;
+  __syncwarp();
+  for (int step = 16; step > 0; step /= 2) {
+    if (t < step) {
+      const Best other = best[t + step];
+      if (other.valid && other.score > best[t].score) best[t] = other;
+    }
+    __syncwarp();
+  }
+  if (t == 0) *output = best[0].score;
+}
+
+inline void padding(TensorView output, TensorView input) {
+  LaunchKernel(1, 32, output.device()).run<padding_kernel>(data<float>(output), data<float>(input));
+}
+
+__device__ __attribute__((noinline)) inline int pick(const int* table, int k) { return table[k & 3]; }
+
+/// A table of constants beside a shared array.
+template <int kFactor>
+__global__ void table_kernel(int* output) {
+  static const int kTable[4] = {2, 3, 5, 7};
+  __shared__ int shared[32];
+  shared[threadIdx.x] = kFactor * pick(kTable, static_cast<int>(threadIdx.x));
+  __syncthreads();
+  output[threadIdx.x] = shared[31 - threadIdx.x];
+}
+
+inline void table(TensorView output) { LaunchKernel(1, 32, output.device()).run<table_kernel<10>>(data<int>(output)); }
+
 // ---- Faults
+
+/// Adds atomically; then thread `reader`, or each block's first, reads the sum with nothing between.
+template <bool kShared>
+__global__ void sum_kernel(int* sum, int* output, int reader) {
+  __shared__ int shared_sum;
+  int* target = kShared ? &shared_sum : sum;
+  if (kShared && threadIdx.x == 0) shared_sum = 0;
+  __syncthreads();
+  atomicAdd(target, 1);
+  __syncwarp();
+  if (static_cast<int>(threadIdx.x) == reader) output[blockIdx.x] = *target;  // HERE: sum
+}
+
+template <bool kShared>
+void sum(TensorView sum, TensorView output, int64_t num_threads, int64_t reader) {
+  LaunchKernel(static_cast<unsigned>(output.size(0)), static_cast<unsigned>(num_threads), sum.device())
+      .run<sum_kernel<kShared>>(data<int>(sum), data<int>(output), static_cast<int>(reader));
+}
+
+/// Writes `n` elements behind the first of a small shared array, into whatever lies there; large_kernel's is near.
+__global__ void small_kernel(int* output, int n) {
+  __shared__ int small[32];
+  int* pointer = small;
+  small[threadIdx.x] = 0;
+  __syncthreads();
+  if (threadIdx.x == 0) pointer[n] = 1;  // HERE: small
+  output[threadIdx.x] = small[threadIdx.x];
+}
+
+__global__ void large_kernel(int* output) {
+  __shared__ int large[2048];
+  for (int i = threadIdx.x; i < 2048; i += 32) large[i] = i;
+  output[threadIdx.x] = large[threadIdx.x];
+}
+
+inline void beyond(TensorView output, int64_t n) {
+  LaunchKernel(1, 32, output.device()).run<small_kernel>(data<int>(output), static_cast<int>(n));
+  LaunchKernel(1, 32, output.device()).run<large_kernel>(data<int>(output));
+}
+
+__global__ void dynamic_kernel(int* output, int n) {
+  extern __shared__ int dynamic[];
+  dynamic[threadIdx.x] = n;  // HERE: dynamic
+  output[threadIdx.x] = dynamic[threadIdx.x];
+}
+
+inline void dynamic(TensorView output, int64_t bytes) {
+  LaunchKernel(1, 32, output.device(), static_cast<std::size_t>(bytes)).run<dynamic_kernel>(data<int>(output), 1);
+}
+
+__global__ void copy_kernel(int* output, const int* input) { output[threadIdx.x] = input[threadIdx.x]; }
+
+/// Takes `input` for one without gaps.
+inline void strided(TensorView output, TensorView input) {
+  TensorMatcher({kAny}).with_strides({kAny}).verify("input", input);
+  LaunchKernel(1, 4, output.device()).run<copy_kernel>(data<int>(output), data<int>(input));
+}
+
+/// Thread `waiting` of the block waits for another one to set a flag, which it does only later here.
+__global__ void spin_kernel(int* output, int waiting) {
+  __shared__ volatile int flag;
+  if (threadIdx.x == 0) flag = 0;
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) == waiting) {
+    while (flag == 0) {  // HERE: spin
+    }
+  } else {
+    flag = 1;
+  }
+  output[threadIdx.x] = flag;
+}
+
+inline void spin(TensorView output, int64_t waiting) {
+  LaunchKernel(1, 32, output.device()).run<spin_kernel>(data<int>(output), static_cast<int>(waiting));
+}
 
 template <int kFault>
 __global__ void fault_kernel(int* output, const int* input, int n) {
@@ -109,6 +292,10 @@ __global__ void fault_kernel(int* output, const int* input, int n) {
   if constexpr (kFault == 6) output[t] = reinterpret_cast<const int2*>(input + 1)[t].x;    // HERE: aligned
   if constexpr (kFault == 7) memcpy(output, input, n * sizeof(int));                       // HERE: memcpy
   if constexpr (kFault == 8) atomicAdd(&output[t * n], 1);                                 // HERE: atomic
+  if constexpr (kFault == 9) {
+    atomicAdd(reinterpret_cast<int*>(reinterpret_cast<char*>(output) + n), 1);  // HERE: atomic_aligned
+  }
+  if constexpr (kFault == 10) memcpy(output + n, input, (n - 17) * sizeof(int));  // HERE: memcpy_to
 }
 
 template <int kFault>

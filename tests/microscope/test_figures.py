@@ -15,6 +15,7 @@ SOURCE = Path(__file__).with_name("figures.cu")
 WIDTHS = {"uint8_t": 1, "uint16_t": 2, "float": 4, "float2": 8, "float4": 16}
 WRAPPERS = (
     [(f"gather_{name}", f"minisgl::test::gather<{name}>") for name in WIDTHS]
+    + [(f"gather_{name}", f"minisgl::test::gather<minisgl::test::{name}>") for name in ("Triple", "Block")]
     + [(f"shared_gather_{name}", f"minisgl::test::shared_gather<{name}>") for name in WIDTHS]
     + [(f"transpose_{padding}", f"minisgl::test::transpose<{padding}>") for padding in (0, 1)]
     + [("uneven", "minisgl::test::uneven")]
@@ -110,6 +111,24 @@ def test_banks_of_a_load(name: str, pattern: str) -> None:
     assert (got.wavefronts, got.ideal_wavefronts) == tuple(map(sum, zip(*counted, strict=True)))
     assert got.bank_conflicts == got.wavefronts - got.ideal_wavefronts
     assert got.sectors == 0
+
+
+@pytest.mark.parametrize(("name", "width", "piece"), [("Triple", 12, 4), ("Block", 64, 16)])
+def test_structures_are_loaded_in_pieces(name: str, width: int, piece: int) -> None:
+    """As a GPU does: lane i's k-th piece and the k-th pieces beside it are one request."""
+    memory = torch.zeros(32 * width + 64, dtype=torch.uint8)
+    data = memory[-memory.data_ptr() % 64 :][: 32 * width]
+    got = figure(
+        observe(f"gather_{name}", torch.zeros(32, dtype=torch.int32), data, torch.arange(32).int(), 32),
+        "// the pattern",
+        memory="1",
+    )
+    counted = [
+        sectors([data.data_ptr() + lane * width + k for lane in range(32)], piece) for k in range(0, width, piece)
+    ]
+    assert (got.requests, got.bytes) == (width // piece, 32 * width)
+    assert (got.sectors, got.ideal_sectors, got.bytes_needed) == tuple(map(sum, zip(*counted, strict=True)))
+    assert got.efficiency == {"Triple": 1 / 3, "Block": 1 / 2}[name]
 
 
 def test_figures_that_everybody_knows() -> None:

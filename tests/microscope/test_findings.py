@@ -1,5 +1,6 @@
 """What the checks find, what they say about it, and what they must not find."""
 
+import contextlib
 import random
 import re
 from pathlib import Path
@@ -13,9 +14,17 @@ from minisgl.kernel import indexing
 from minisgl.kernel.utils import load_jit
 
 SOURCE = Path(__file__).with_name("findings.cu")
-SILENT = ("last_block", "neighbours", "twice", "cleared", "pairs")
-FAULTS = ("tensor", "wild", "shared", "local", "overflow", "division", "aligned", "memcpy", "atomic")
-WRAPPERS = [(name, f"minisgl::test::{name}") for name in (*SILENT, "not_cleared", "unfenced", "diverging")]
+SILENT = ("last_block", "neighbours", "twice", "cleared", "pairs", "lock", "warp_lock", "padding", "table")
+FAULTS = (
+    *("tensor", "wild", "shared", "local", "overflow", "division", "aligned", "memcpy", "atomic"),
+    *("atomic_aligned", "memcpy_to"),
+)
+WRAPPERS = [
+    (name, f"minisgl::test::{name}")
+    for name in (*SILENT, "not_cleared", "unfenced", "diverging", "beyond", "dynamic", "spin", "strided")
+]
+WRAPPERS += [("last_warp", "minisgl::test::last_warp<true>"), ("last_warp_block", "minisgl::test::last_warp<false>")]
+WRAPPERS += [("sum_shared", "minisgl::test::sum<true>"), ("sum_global", "minisgl::test::sum<false>")]
 WRAPPERS += [(name, f"minisgl::test::fault<{i}>") for i, name in enumerate(FAULTS)]
 WRAPPERS += [("program_shared", "minisgl::test::program<true>"), ("program_global", "minisgl::test::program<false>")]
 ORDERS = ["forward", "reverse", "shuffle:1", "shuffle:2"]
@@ -87,7 +96,7 @@ def test_undefined_argument() -> None:
     finding = view.findings[0]
     assert finding.kind == "read before write"
     assert finding.count == 4  # each element once
-    assert "thread 0 of block 0 changes atomically output[0] before anything has written it" in str(finding)
+    assert "thread 0 of block 0 atomically changes output[0] before anything has written it" in str(finding)
     first = observe("twice", torch.ones(16), torch.ones(16), undefined=("same",))
     assert [finding.count for finding in first.findings] == [32]
     reads_first_result = observe("twice", (values := torch.ones(16)), values, undefined=("inout", "same"))
@@ -117,13 +126,26 @@ def test_structure_aligned_to_half_its_size_is_silent() -> None:
             "out of bounds",
             "reads 4 bytes 12 bytes before the start of input [32] int32, where element [-3] would be",
         ),
-        ("wild", 1, "out of bounds", "thread 0 of block 0 reads 4 bytes"),
-        ("shared", 1, "out of bounds", "thread 31 of block 0 uses index 32 of an array int [32]"),
-        ("shared", -1, "out of bounds", "thread 0 of block 0 uses index -1 of an array int [32]"),
-        ("local", 0, "out of bounds", "thread 4 of block 0 uses index 4 of an array int [4]"),
+        ("wild", 1, "out of bounds", "thread 0 of block 0 reads 4 bytes through a null pointer"),
+        (
+            "wild",
+            12345678,
+            "out of bounds",
+            "4 bytes at address 0x2f185380, far from every argument (output [32] int32, input [32] int32)",
+        ),
+        ("shared", 1, "out of bounds", "thread 31 of block 0 uses index 32 of tile, an array int [32]"),
+        ("shared", -1, "out of bounds", "thread 0 of block 0 uses index -1 of tile, an array int [32]"),
+        ("local", 0, "out of bounds", "thread 4 of block 0 uses index 4 of local, an array int [4]"),
         ("overflow", 3, "integer overflow", "thread 0 of block 0 computes 3 * 1000000000, which does not fit into int"),
         ("division", 4, "division", "thread 0 of block 0 computes 0 / 0"),
-        ("aligned", 0, "misaligned", "thread 0 of block 0 uses "),
+        ("aligned", 0, "misaligned", "int2 at byte 4 of input, whose address is no multiple of 8"),
+        (
+            "atomic_aligned",
+            6,
+            "misaligned",
+            "thread 0 of block 0 atomically changes 4 bytes at byte 6 of output, whose address is no multiple of 4",
+        ),
+        ("memcpy_to", 25, "out of bounds", "writes 32 bytes of which 4 bytes lie past the end"),
         (
             "memcpy",
             33,
@@ -134,7 +156,7 @@ def test_structure_aligned_to_half_its_size_is_silent() -> None:
             "atomic",
             40,
             "out of bounds",
-            "thread 1 of block 0 changes atomically 4 bytes 32 bytes past the end of output",
+            "thread 1 of block 0 atomically changes 4 bytes 32 bytes past the end of output",
         ),
     ],
 )
@@ -152,6 +174,96 @@ def test_fault_is_named(name: str, n: int, kind: str, says: str) -> None:
     assert isinstance(view.error, RuntimeError) == ends
     assert name == "atomic" or not output.any() or not ends  # nothing was written
     assert observe("twice", torch.ones(4), torch.ones(4)).findings == []  # the next one works
+
+
+@pytest.mark.parametrize("lanes", [(0, 1), (0, 40)])
+@pytest.mark.usefixtures("order")
+def test_lock_of_two_lanes_is_silent(lanes: tuple[int, int]) -> None:
+    lock, total = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    assert observe("lock", lock, total, *lanes).findings == []
+    assert (lock.item(), total.item()) == (0, sum(lanes))
+
+
+def test_lock_of_whole_warps_is_silent() -> None:
+    lock, sums = torch.zeros(1, dtype=torch.int32), torch.zeros(32, dtype=torch.int32)
+    assert observe("warp_lock", lock, sums).findings == []
+    assert torch.equal(sums, 4 * ints(32))
+
+
+@pytest.mark.usefixtures("order")
+def test_fences_of_all_lanes_before_the_ticket_of_one() -> None:
+    def view(name: str) -> microscope.View:
+        zeros = [torch.zeros(n, dtype=torch.int32) for n in (96, 1, 32)]
+        return observe(name, ints(96), *zeros)
+
+    assert view("last_warp").findings == []
+    findings = view("last_warp_block").findings  # __threadfence_block is for one block
+    assert {finding.kind for finding in findings} == {"race between blocks"}
+    assert findings[0].sources[0].line == marked("last_warp")
+
+
+def test_structure_with_padding_is_silent() -> None:
+    source, output = torch.randn(32).abs(), torch.zeros(1)
+    assert observe("padding", output, source).findings == []
+    assert output == source.max()
+
+
+def test_table_of_constants_is_not_shared_memory() -> None:
+    output = torch.zeros(32, dtype=torch.int32)
+    view = observe("table", output)
+    assert view.findings == []
+    assert [memory.name for memory in view.memories if memory.space == "shared"] == ["shared"]
+    assert output.tolist() == [70, 50, 30, 20] * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "num_threads", "reader"),
+    [("shared", 1, 64, 0), ("shared", 1, 64, 63), ("global", 1, 64, 40), ("global", 3, 1, 0)],
+)
+@pytest.mark.usefixtures("order")
+def test_plain_read_beside_atomics(name: str, blocks: int, num_threads: int, reader: int) -> None:
+    zeros = [torch.zeros(n, dtype=torch.int32) for n in (1, blocks)]
+    findings = observe(f"sum_{name}", *zeros, num_threads, reader).findings
+    assert {finding.kind for finding in findings} == {"race between blocks" if blocks > 1 else "race"}
+    assert all("a plain read of a value that others change atomically" in str(finding) for finding in findings)
+    assert findings[0].sources[0].line in (marked("sum"), marked("sum") - 2)
+
+
+@pytest.mark.parametrize("n", [-600, -120, -1, 32, 60, 150, 600, 2000])
+def test_overflow_never_hits_the_array_of_another_kernel(n: int) -> None:
+    (finding,) = observe("beyond", torch.zeros(32, dtype=torch.int32), n).findings
+    distance = f"{4 * n - 128} bytes past the end" if n > 32 else "just past the end" if n > 0 else "before the start"
+    dynamic = "dynamic shared memory, of which the launch asked for 0"
+    assert f"{distance} of the shared small of 128 bytes" in str(finding) or dynamic in str(finding)
+    assert finding.sources[0].line == marked("small")
+
+
+@pytest.mark.parametrize("asked", [0, 64])
+def test_too_little_dynamic_shared_memory(asked: int) -> None:
+    (finding,) = observe("dynamic", torch.zeros(32, dtype=torch.int32), asked).findings
+    assert f"at byte {asked} of dynamic shared memory, of which the launch asked for {asked}" in str(finding)
+    assert finding.thread == asked // 4
+
+
+def test_endless_wait_ends() -> None:
+    view = observe("spin", torch.zeros(32, dtype=torch.int32), 31)
+    finding = view.findings[-1]
+    assert finding.kind == "endless wait"
+    assert "thread 31 of block 0 seems to wait in a loop for another thread to change bytes 0 to 3 of" in str(finding)
+    assert finding.sources[0].line == marked("spin")
+    assert not view.launches[0].finished
+
+
+def test_pictures_of_a_launch_that_ended_at_once() -> None:
+    view = observe("dynamic", torch.zeros(32, dtype=torch.int32), 0)
+    for picture in (view.sectors, view.banks, view.timeline, view.steps):
+        with pytest.raises(ValueError, match="which ended early: view.findings says why"):
+            picture()
+
+
+def test_gap_of_one_dimension() -> None:
+    (finding,) = observe("strided", torch.zeros(4, dtype=torch.int32), ints(64)[::2]).findings
+    assert "reads 4 bytes in the gap behind element [0] of input [32] int32, at" in str(finding)
 
 
 def test_views_with_gaps_are_silent() -> None:
@@ -180,6 +292,27 @@ def test_launch_that_fails_by_itself() -> None:
     assert not view.launches[0].finished
 
 
+def test_failures_that_the_function_catches_are_found() -> None:
+    calls = (
+        lambda: load().diverging(torch.zeros(32, dtype=torch.int32)),
+        lambda: load().twice(torch.ones(4), torch.ones(4)),
+        *[lambda: load().memcpy(torch.zeros(32, dtype=torch.int32), ints(32), 33)] * 2,
+        lambda: load().diverging(torch.zeros(32, dtype=torch.int32)),
+    )
+
+    def launch() -> None:
+        for call in calls:
+            with contextlib.suppress(RuntimeError):
+                call()
+
+    view = microscope.observe(launch)
+    assert view.error is None
+    assert [launch.finished for launch in view.launches] == [False, True, True, False, False, False]
+    kinds = [(finding.kind, finding.launch, finding.count) for finding in view.findings]
+    assert kinds == [("out of bounds", 3, 2), ("failed launch", 0, 1), ("failed launch", 5, 1)]
+    assert "diverging did not finish, and the observed function caught its error" in str(view.findings[1])
+
+
 # ---- Random programs: one cell, many threads, barriers of the block and of parts of warps
 
 NOTHING, READ, WRITE, ATOMIC, SYNC_THREADS, SYNC_WARP = range(6)
@@ -189,6 +322,7 @@ NUM_THREADS = 40
 def make_program(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what each thread does in each step, and the masks of its __syncwarp calls."""
     steps = rng.randint(2, 8)
+    palette = rng.choice([[READ, READ, WRITE, ATOMIC], [READ, ATOMIC, ATOMIC, ATOMIC]])
     ops = torch.zeros(steps, 1, NUM_THREADS, dtype=torch.int32)
     masks = torch.zeros_like(ops)
     for step in range(steps):
@@ -204,7 +338,7 @@ def make_program(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
                     masks[step, 0, t] = mask - 2**32 if mask >= 2**31 else mask
         else:
             for t in rng.sample(range(NUM_THREADS), rng.randint(1, 3)):
-                ops[step, 0, t] = rng.choice([READ, READ, WRITE, ATOMIC])
+                ops[step, 0, t] = rng.choice(palette)
     return ops, masks
 
 

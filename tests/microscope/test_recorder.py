@@ -115,6 +115,7 @@ def test_window_of_blocks_and_its_limit() -> None:
     output = torch.zeros(24, 24, dtype=torch.int32)
     assert set(observe("number", output).accesses["block"]) == {0}
     assert set(observe("number", output, blocks=(3, 7)).accesses["block"]) == {3, 7}
+    assert set(observe("number", output, blocks=np.arange(2), max_records=np.int64(900)).accesses["block"]) == {0, 1}
     view = observe("number", output, blocks=range(24), max_records=100)
     assert len(view.accesses) == 100
     assert len(view.notes) == 1
@@ -220,10 +221,15 @@ def test_result_is_that_of_the_function() -> None:
         ({"undefined": "output"}, TypeError, "observe: undefined: expected names of arguments"),
         ({"undefined": (1,)}, TypeError, "observe: undefined: expected names of arguments"),
         ({"undefined": ("outptu",)}, ValueError, "expected names among output, input, got 'outptu'"),
-        ({"blocks": -1}, ValueError, "observe: blocks: expected numbers of at least 0, got -1"),
+        ({"blocks": -1}, ValueError, "expected numbers of at least 0 and below 2^63, got -1"),
         ({"blocks": "0"}, TypeError, "observe: blocks: expected an int or several"),
         ({"blocks": 1.5}, TypeError, "observe: blocks: expected an int or several"),
+        ({"blocks": True}, TypeError, "observe: blocks: expected an int or several"),
+        ({"blocks": [2**70]}, ValueError, f"expected numbers of at least 0 and below 2^63, got {2**70}"),
+        ({"blocks": range(10**12)}, ValueError, "observe: blocks: expected at most 1048576 numbers"),
         ({"max_records": -1}, ValueError, "observe: max_records: expected an int of at least 0"),
+        ({"max_records": 2**70}, ValueError, "observe: max_records: expected an int of at least 0 and below 2^31"),
+        ({"undefined": ("\ud800",)}, ValueError, "expected names among output, input"),
     ],
 )
 def test_wrong_options_are_named(arguments: dict[str, object], error: type[Exception], message: str) -> None:
@@ -244,9 +250,15 @@ def nested() -> None:
     microscope.observe(no_launch)
 
 
+def interrupted() -> None:
+    load().number(torch.zeros(576, dtype=torch.int32))
+    raise KeyboardInterrupt("enough")
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
+        (interrupted, KeyboardInterrupt, "enough"),
         (no_launch, RuntimeError, "no kernel was launched on the CPU"),
         (from_another_thread, RuntimeError, "no kernel was launched on the CPU from this thread"),
         (nested, RuntimeError, "another observation is running"),
@@ -255,7 +267,7 @@ def nested() -> None:
         (7, TypeError, "observe: function: expected something to call, got int"),
     ],
 )
-def test_what_cannot_be_observed(function: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_what_cannot_be_observed(function: Callable[[], object], error: type[BaseException], message: str) -> None:
     with pytest.raises(error, match=message):
         microscope.observe(function)
     assert len(microscope.observe(indexing, torch.randn(4, 16), torch.arange(4)).launches) == 1  # the next one works

@@ -28,12 +28,19 @@ struct Instruction {
   Region* region;   ///< what it touched last: most instructions keep to one
   Requests requests;
   bool active = false;  ///< in this block
+
+  /// How often in a row one thread has come back to one address, of those times that a block's figures leave out.
+  struct {
+    uintptr_t address;
+    unsigned thread;
+    uint32_t times;
+  } patience{};
 };
 
 class Instructions {
  public:
   /// Return the instruction whose instrumentation returns to `pc`.
-  Instruction& find(const void* pc, Kind kind, uint32_t size) {
+  __attribute__((always_inline)) Instruction& find(const void* pc, Kind kind, uint32_t size) {
     Slot& slot = slots_[reinterpret_cast<uintptr_t>(pc) / 4 % kSlots];
     if (slot.pc != pc) [[unlikely]]
       slot = {pc, &add(pc, kind, size)};

@@ -108,12 +108,12 @@ MINISGL_HOOK void __tsan_write_range(void* address, std::size_t size) {
 // A kernel is linked with --wrap for these: the compiler leaves them to the library, uninstrumented.
 MINISGL_HOOK void* __wrap_memcpy(void* to, const void* from, std::size_t size) {
   minisgl::microscope::record<Kind::kLoad>(MINISGL_PC, from, size);
-  minisgl::microscope::record<Kind::kStore>(static_cast<char*>(MINISGL_PC) + 1, to, size);
+  minisgl::microscope::record<Kind::kStore>(static_cast<char*>(MINISGL_PC) - 1, to, size);
   return std::memcpy(to, from, size);
 }
 MINISGL_HOOK void* __wrap_memmove(void* to, const void* from, std::size_t size) {
   minisgl::microscope::record<Kind::kLoad>(MINISGL_PC, from, size);
-  minisgl::microscope::record<Kind::kStore>(static_cast<char*>(MINISGL_PC) + 1, to, size);
+  minisgl::microscope::record<Kind::kStore>(static_cast<char*>(MINISGL_PC) - 1, to, size);
   return std::memmove(to, from, size);
 }
 MINISGL_HOOK void* __wrap_memset(void* to, int value, std::size_t size) {
@@ -164,8 +164,8 @@ MINISGL_ATOMICS(16, uint16_t)
 MINISGL_ATOMICS(32, uint32_t)
 MINISGL_ATOMICS(64, uint64_t)
 
-MINISGL_HOOK void __tsan_atomic_thread_fence(int) {
-  if (auto r = minisgl::microscope::recorder) r->fence();
+MINISGL_HOOK void __tsan_atomic_thread_fence(int order) {
+  if (auto r = minisgl::microscope::recorder) r->fence(order == __ATOMIC_SEQ_CST);  // else __threadfence_block
 }
 MINISGL_HOOK void __tsan_atomic_signal_fence(int) {}
 
@@ -192,7 +192,6 @@ MINISGL_HOOK void __ubsan_handle_out_of_bounds(const minisgl::microscope::IndexC
   if (auto r = minisgl::microscope::recorder) r->wrong_value(MINISGL_PC, "out of bounds", detail, true);
 }
 MINISGL_HOOK void __ubsan_handle_type_mismatch_v1(const minisgl::microscope::AlignmentCheck* check, uintptr_t address) {
-  const std::string detail = check->type.plain_name() + " at address " + std::to_string(address) +
-                             ", which is no multiple of " + std::to_string(1u << check->log2_alignment);
-  if (auto r = minisgl::microscope::recorder) r->wrong_value(MINISGL_PC, "misaligned", detail, true);
+  if (auto r = minisgl::microscope::recorder)
+    r->misaligned(MINISGL_PC, Kind::kCheck, address, 1u << check->log2_alignment, check->type.plain_name());
 }

@@ -60,7 +60,7 @@ struct Region {
   uintptr_t end() const { return begin + span; }
 
   /// Whether an access of `size` bytes lies inside, in no gap.
-  bool contains(uintptr_t address, uint64_t size) const {
+  __attribute__((always_inline)) bool contains(uintptr_t address, uint64_t size) const {
     uint64_t offset = address - begin;  // an address below becomes a huge offset
     if (offset >= span || size > span - offset) return false;
     for (const auto& gap : gaps) {
@@ -127,7 +127,36 @@ class Library {
 
   /// Its constants and its variables, which a kernel may touch without a word in the record: threadIdx is one.
   const std::vector<Range>& own_data() const { return own_data_; }
-  const std::vector<Region>& shared_arrays() const { return shared_arrays_; }
+
+  /// The loop over threads that one kernel is inlined into: its name holds the kernel's.
+  struct Loop {
+    Range code;
+    std::string name;
+
+    /// `function` is written as "f<3>(int*)", or "f" if it is no template.
+    bool is_of(const std::string& function) const {
+      for (auto at = name.find(function); at != name.npos; at = name.find(function, at + 1))
+        if (at > 0 && std::strchr("(& ", name[at - 1]) && std::strchr(",>)", name[at + function.size()])) return true;
+      return false;
+    }
+  };
+
+  /// Return the loop that the machine code at `pc` belongs to, or null.
+  const Loop* loop_at(const void* pc) const {
+    const auto runs = [pc](const Loop& loop) { return loop.code.holds(reinterpret_cast<uintptr_t>(pc)); };
+    const auto found = std::find_if(loops_.begin(), loops_.end(), runs);
+    return found == loops_.end() ? nullptr : &*found;
+  }
+
+  /// The shared arrays that a kernel may use: all but those that other kernels declare. A null `loop` is any kernel's.
+  std::vector<Region> shared_arrays(const Loop* loop) const {
+    std::vector<Region> arrays;
+    for (const auto& [array, function] : shared_arrays_) {
+      const auto declares = [&function](const Loop& other) { return other.is_of(function); };
+      if (!loop || declares(*loop) || std::none_of(loops_.begin(), loops_.end(), declares)) arrays.push_back(array);
+    }
+    return arrays;
+  }
 
  private:
   bool take(const dl_phdr_info& info) {
@@ -166,45 +195,55 @@ class Library {
       }
       for (auto symbol = first; symbol != last; ++symbol) {
         const std::string name = names + symbol->st_name;
+        const uintptr_t begin = base_ + symbol->st_value;
+        if (ELF64_ST_TYPE(symbol->st_info) == STT_FUNC && name.find(kLoop) != name.npos)
+          loops_.push_back({{begin, begin + symbol->st_size}, plain_name(name)});
         if (ELF64_ST_TYPE(symbol->st_info) != STT_OBJECT || symbol->st_shndx >= header->e_shnum) continue;
         if (name.find(kGuard) != name.npos) continue;
-        const std::string section = section_names + sections[symbol->st_shndx].sh_name;
+        const Elf64_Shdr& section = sections[symbol->st_shndx];
+        const std::string section_name = section_names + section.sh_name;
+        const bool constant = !(section.sh_flags & SHF_WRITE) || section_name.starts_with(".data.rel.ro");
         const auto holds = [&](const std::string& scope) { return name.starts_with(scope); };
         // GCC before 13 puts no variable of a template into the section that it should be in.
-        const bool shared = section.starts_with("minisgl_shared_") || std::any_of(scopes.begin(), scopes.end(), holds);
-        add_variable(name, *symbol, shared);
+        const bool shared = section_name.starts_with("minisgl_shared_") ||
+                            (!constant && std::any_of(scopes.begin(), scopes.end(), holds));
+        add_variable(name, {begin, begin + symbol->st_size}, shared);
       }
     }
   }
 
-  void add_variable(const std::string& mangled, const Elf64_Sym& symbol, bool shared) {
-    const uintptr_t begin = base_ + symbol.st_value;
-    if (!shared) return own_data_.push_back({begin, begin + symbol.st_size});
+  /// The name is one such as "void minisgl::transpose<float>(float*)::tile" or "tile.12".
+  void add_variable(const std::string& mangled, const Range& range, bool shared) {
+    if (!shared) return own_data_.push_back(range);
+    const std::string name = plain_name(mangled);
+    const auto colons = name.rfind("::");
+    std::string function = colons == name.npos ? "" : name.substr(0, colons);
+    if (function.find('<') == function.npos) function = function.substr(0, function.rfind('('));
+    const std::string last = colons == name.npos ? name : name.substr(colons + 2);
     Region array;
     array.space = Region::Space::kShared;
-    array.name = short_name(mangled);
-    array.begin = begin;
-    array.span = symbol.st_size;
-    array.shape = {static_cast<int64_t>(symbol.st_size)};
+    array.name = last.substr(0, last.find_first_of(".["));
+    array.begin = range.begin;
+    array.span = range.end - range.begin;
+    array.shape = {static_cast<int64_t>(array.span)};
     array.strides = {1};
-    shared_arrays_.push_back(std::move(array));
+    shared_arrays_.push_back({std::move(array), function.empty() ? "?" : function});
   }
 
-  /// "tile" of a name such as "void minisgl::transpose<float>(float*)::tile" or "tile.12".
-  static std::string short_name(const std::string& mangled) {
+  static std::string plain_name(const std::string& mangled) {
     const std::unique_ptr<char, void (*)(void*)> plain(abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, nullptr),
                                                        std::free);
-    std::string name = plain ? plain.get() : mangled;
-    if (const auto at = name.rfind("::"); at != name.npos) name = name.substr(at + 2);
-    return name.substr(0, name.find_first_of(".["));
+    return plain ? plain.get() : mangled;
   }
 
   static constexpr const char* kGuard = "minisgl_guard_";
+  static constexpr const char* kLoop = "11run_threads";
   uintptr_t code_, base_ = 0;
   bool instrumented_ = false;
   std::string path_;
   std::vector<Range> segments_, own_data_;
-  std::vector<Region> shared_arrays_;
+  std::vector<std::pair<Region, std::string>> shared_arrays_;  ///< each with the function that declares it
+  std::vector<Loop> loops_;
 };
 
 }  // namespace minisgl::microscope

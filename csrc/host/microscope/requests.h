@@ -7,6 +7,7 @@
 #include <microscope/regions.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -36,23 +37,31 @@ struct Figure {
 
 /// Add the sectors that a request touches, each counted once however many lanes share it.
 inline void count_sectors(const Request& request, Figure& figure) {
-  uint64_t addresses[kWarpLanes];
+  struct Run {
+    uint64_t begin, end;
+  };
+  Run runs[kWarpLanes];  // of lanes that ask for neighbours, or for the same: mostly there are only one or two
   unsigned count = 0;
   bool sorted = true;
   for (uint32_t rest = request.lanes; rest; rest &= rest - 1) {
-    addresses[count] = request.address[__builtin_ctz(rest)];
-    sorted &= count == 0 || addresses[count - 1] <= addresses[count];
-    ++count;
+    const uint64_t begin = request.address[__builtin_ctz(rest)], end = begin + request.size;
+    Run* last = count ? &runs[count - 1] : nullptr;
+    if (last && begin >= last->begin && begin <= last->end) {
+      last->end = std::max(last->end, end);
+    } else {
+      sorted &= !last || last->begin <= begin;
+      runs[count++] = {begin, end};
+    }
   }
-  if (!sorted) std::sort(addresses, addresses + count);
+  if (!sorted) std::sort(runs, runs + count, [](const Run& a, const Run& b) { return a.begin < b.begin; });
   uint64_t covered = 0, next_sector = 0, needed = 0, sectors = 0;
-  for (unsigned i = 0; i < count; ++i) {
-    const uint64_t end = addresses[i] + request.size, last = (end - 1) / kSectorBytes;
-    const uint64_t first = std::max(addresses[i] / kSectorBytes, next_sector);
-    if (end > covered) needed += end - std::max(addresses[i], covered);
-    if (last >= first) sectors += last - first + 1;
-    covered = std::max(covered, end);
-    next_sector = std::max(next_sector, last + 1);
+  for (const Run* run = runs; run != runs + count; ++run) {
+    const uint64_t last_sector = (run->end - 1) / kSectorBytes;
+    const uint64_t first_sector = std::max(run->begin / kSectorBytes, next_sector);
+    if (run->end > covered) needed += run->end - std::max(run->begin, covered);
+    if (last_sector >= first_sector) sectors += last_sector - first_sector + 1;
+    covered = std::max(covered, run->end);
+    next_sector = std::max(next_sector, last_sector + 1);
   }
   figure.bytes_needed += needed;
   if (request.region->space != Region::Space::kGlobal) return;
@@ -82,9 +91,9 @@ class Banks {
 };
 
 /// Add the passes through the banks that a request needs. Lanes that ask for 8 bytes are served half a warp at a time,
-/// for 16 bytes a quarter; of longer accesses, which no instruction makes, the first 16 bytes count.
+/// for 16 bytes a quarter.
 inline void count_wavefronts(const Request& request, Figure& figure) {
-  const unsigned words_per_lane = std::clamp((request.size + kBankBytes - 1) / kBankBytes, 1u, 4u);
+  const unsigned words_per_lane = (request.size + kBankBytes - 1) / kBankBytes;
   const unsigned lanes_per_pass = kWarpLanes / words_per_lane;
   for (unsigned first = 0; first < kWarpLanes; first += lanes_per_pass) {
     Banks banks;
@@ -103,24 +112,17 @@ inline void count_wavefronts(const Request& request, Figure& figure) {
 /// Collects the accesses of one instruction in one block into warp requests, and those into figures.
 class Requests {
  public:
-  /// Thread `thread` of `num_threads` executes the instruction. Returns how often it did before in this block.
-  uint32_t add(unsigned thread, unsigned num_threads, uint64_t address, uint32_t size, Region* region) {
-    const unsigned warp = thread / kWarpLanes, lane = thread % kWarpLanes;
-    if (thread >= executions_.size()) [[unlikely]]
-      grow(num_threads);
-    const uint32_t execution = executions_[thread]++;
-    auto& requests = warps_[warp];
-    if (execution >= requests.count) [[unlikely]] {
-      if (execution >= kMaxExecutions) return execution;
-      requests.grow();
-    }
-    Request& request = requests.first[execution];
-    if (request.lanes == 0) request.size = size, request.region = region;
-    request.address[lane] = address;
-    request.lanes |= 1u << lane;
-    const unsigned lanes = std::min(num_threads - warp * kWarpLanes, kWarpLanes);
-    if (request.lanes == ~0u >> (kWarpLanes - lanes)) finish(request);
-    return execution;
+  /// Thread `thread` of `num_threads` executes the instruction. Returns how often it did before in this block. What is
+  /// longer than any machine instruction, or of an odd size, is asked for in pieces, each a request of its own.
+  __attribute__((always_inline)) uint32_t add(unsigned thread, unsigned num_threads, uint64_t address, uint32_t size,
+                                              Region* region) {
+    if (size <= kLongest && std::has_single_bit(size)) [[likely]]
+      return add_piece(thread, num_threads, address, size, region);
+    const uint32_t piece = 1u << __builtin_ctzll(size | address | kLongest);
+    const uint32_t first = add_piece(thread, num_threads, address, piece, region);
+    for (uint32_t done = piece; done < size; done += piece)
+      if (add_piece(thread, num_threads, address + done, piece, region) >= kMaxExecutions) break;
+    return first;
   }
 
   void end_block() {
@@ -136,6 +138,32 @@ class Requests {
   static constexpr uint32_t kMaxExecutions = 1 << 16;
 
  private:
+  static constexpr uint32_t kLongest = 16;  ///< bytes of a lane's access
+
+  __attribute__((always_inline)) uint32_t add_piece(unsigned thread, unsigned num_threads, uint64_t address,
+                                                    uint32_t size, Region* region) {
+    const unsigned warp = thread / kWarpLanes, lane = thread % kWarpLanes;
+    if (thread >= executions_.size()) [[unlikely]]
+      grow(num_threads);
+    const uint32_t execution = executions_[thread]++;
+    auto& requests = warps_[warp];
+    if (execution >= requests.count) [[unlikely]] {
+      if (execution >= kMaxExecutions) return execution;
+      requests.grow();
+    }
+    Request& request = requests.first[execution];
+    if (request.lanes == 0) request.size = size, request.region = region;
+    if (request.size != size) [[unlikely]] {  // pieces of another size are a request of their own
+      count_alone(address, size, region);
+      return execution;
+    }
+    request.address[lane] = address;
+    request.lanes |= 1u << lane;
+    const unsigned lanes = std::min(num_threads - warp * kWarpLanes, kWarpLanes);
+    if (request.lanes == ~0u >> (kWarpLanes - lanes)) finish(request);
+    return execution;
+  }
+
   /// The requests of one warp, by execution.
   struct OfWarp {
     std::vector<Request> all;
@@ -154,12 +182,21 @@ class Requests {
     warps_.resize((num_threads + kWarpLanes - 1) / kWarpLanes);
   }
 
+  __attribute__((noinline)) void count_alone(uint64_t address, uint32_t size, Region* region) {
+    Request request;
+    request.lanes = 1;
+    request.address[0] = address;
+    request.size = size;
+    request.region = region;
+    finish(request);
+  }
+
   void finish(Request& request) {
     if (request.lanes == 0) return;
     auto figure = std::find_if(figures_.begin(), figures_.end(),
                                [&](const Figure& known) { return known.region == request.region; });
     if (figure == figures_.end()) figure = figures_.insert(figure, Figure{request.region});
-    const auto lanes = static_cast<uint64_t>(__builtin_popcount(request.lanes));
+    const uint64_t lanes = request.lanes == ~0u ? kWarpLanes : static_cast<uint64_t>(std::popcount(request.lanes));
     figure->accesses += lanes;
     figure->bytes += lanes * request.size;
     figure->requests += 1;

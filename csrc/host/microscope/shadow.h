@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -29,14 +30,21 @@ struct Touch {
 
 inline constexpr uint16_t kAtomicBit = 0x8000;
 
-/// What is known of a few bytes that were always touched together. Two readers are enough to catch every writer that
-/// conflicts with any: if both are ordered before it, or are it, so were the ones they replaced.
+/// What is known of a few bytes that were always touched together. Of those who only read, two are enough to catch
+/// every writer that conflicts with any: if both are ordered before it, or are it, so were the ones they replaced. The
+/// same is true of those who only change it atomically, and of whoever else touches it then.
 struct Cell {
-  Touch write;
+  Touch write;  ///< or the last atomic operation
   Touch read;
   Touch other;          ///< a reader that `read` did not replace: of another warp or block, and not ordered before it
   uint32_t read_lanes;  ///< the lanes of `read`'s warp that read, not ordered among each other
-  uint32_t unused;
+  uint32_t atomics;     ///< which of `Shadow`'s `OtherAtomics` belong to `write`; 0: none
+};
+
+/// To an atomic `Cell::write` what `other` and `read_lanes` are to `Cell::read`. Few cells need it.
+struct OtherAtomics {
+  Touch other;
+  uint32_t lanes;
 };
 
 /// The cells of 4 KiB. A cell is as large as the smallest access so far; a smaller one splits all cells of the page.
@@ -66,6 +74,25 @@ class Shadow {
     }
   }
 
+  /// Return the one cell of an access, or null if it has more than one, or none yet.
+  __attribute__((always_inline)) Cell* only_cell(Region& region, uintptr_t address, uint32_t size) {
+    const std::size_t i = (address >> Page::kBits) - (region.begin >> Page::kBits);
+    if (i >= region.pages.size() || !region.pages[i]) [[unlikely]]
+      return nullptr;
+    const Page& page = *region.pages[i];
+    if (size != 1u << page.cell_bits || !page.cells) [[unlikely]]
+      return nullptr;
+    return page.cells + ((address & (Page::kBytes - 1)) >> page.cell_bits);
+  }
+
+  OtherAtomics& atomics_of(Cell& cell) {
+    if (cell.atomics == 0) {
+      cell.atomics = static_cast<uint32_t>(atomics_.size());
+      atomics_.push_back({{}, 1u << cell.write.thread % 32});
+    }
+    return atomics_[cell.atomics];
+  }
+
  private:
   Page& page_of(Region& region, uintptr_t address) {
     const std::size_t i = (address >> Page::kBits) - (region.begin >> Page::kBits);
@@ -84,7 +111,12 @@ class Shadow {
     Cell* cells = allocate(std::size_t{1} << (Page::kBits - bits));
     if (page.cells) {
       const std::size_t parts = std::size_t{1} << (page.cell_bits - bits);
-      for (std::size_t i = 0; i < std::size_t{1} << (Page::kBits - bits); ++i) cells[i] = page.cells[i / parts];
+      for (std::size_t i = 0; i < std::size_t{1} << (Page::kBits - bits); ++i) {
+        cells[i] = page.cells[i / parts];
+        if (i % parts == 0 || cells[i].atomics == 0) continue;
+        atomics_.push_back(OtherAtomics(atomics_[cells[i].atomics]));
+        cells[i].atomics = static_cast<uint32_t>(atomics_.size() - 1);
+      }
     }
     page.cells = cells;
     page.cell_bits = bits;
@@ -113,6 +145,7 @@ class Shadow {
   };
 
   std::unordered_map<uintptr_t, Page> pages_;  // its entries never move
+  std::vector<OtherAtomics> atomics_{1};
   std::vector<std::unique_ptr<Chunk>> chunks_;
   std::size_t left_ = 0;
 };
@@ -131,6 +164,7 @@ class Order {
     block_start_ = phase_start_ = ++now_;
     blocks_.push_back({block_start_, block});
     acquired_.clear();
+    known_at_release_.clear();
     settled_fence_ = last_fence_ = 0;
   }
 
@@ -141,20 +175,34 @@ class Order {
 
   /// Every one of `lanes` now knows what any of them knew, and did.
   void sync_warp(unsigned warp, uint32_t lanes) {
-    uint32_t known[32] = {};
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (lanes >> lane & 1)
-        for (unsigned i = 0; i < 32; ++i) known[i] = std::max(known[i], known_[warp * 32 + lane][i]);
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (lanes >> lane & 1) known[lane] = now_;
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (lanes >> lane & 1) std::memcpy(known_[warp * 32 + lane], known, sizeof known);
+    Known known{};
+    Fences fences{};
+    const auto each = [lanes, warp](auto body) {
+      for (uint32_t rest = lanes; rest; rest &= rest - 1) {
+        const auto lane = static_cast<unsigned>(__builtin_ctz(rest));
+        body(lane, warp * 32 + lane);
+      }
+    };
+    each([&](unsigned, unsigned thread) {
+      for (unsigned i = 0; i < 32; ++i) known[i] = std::max(known[i], known_[thread][i]);
+      fences = {std::max(fences.any, fences_[thread].any), std::max(fences.wide, fences_[thread].wide)};
+    });
+    each([&](unsigned lane, unsigned) { known[lane] = now_; });
+    each([&](unsigned, unsigned thread) {
+      known_[thread] = known;
+      fences_[thread] = fences;
+    });
+    for (auto& acquire : acquired_)
+      if (acquire.warp == warp && (acquire.lanes & lanes)) acquire.lanes |= lanes;
     ++now_;
   }
 
-  void fence(unsigned thread) {
+  /// A fence that is `wide` orders what other blocks see, too.
+  void fence(unsigned thread, bool wide) {
     any_fence_ = true;
-    fences_[thread] = last_fence_ = now_++;
+    fences_[thread].any = now_;
+    if (wide) fences_[thread].wide = last_fence_ = now_;
+    ++now_;
   }
 
   /// An atomic operation at `address`. After a fence it publishes what was written before the fence; and whoever
@@ -162,10 +210,12 @@ class Order {
   void atomic(unsigned thread, uintptr_t address) {
     if (!any_fence_) return;
     auto& releases = releases_[address];
-    if (!releases.empty()) acquired_.push_back({&releases, releases.size(), now_, thread});
-    const uint32_t own = fences_[thread] >= block_start_ ? fences_[thread] : 0;
-    const uint32_t until = std::max(own, settled_fence_);
-    if (until >= block_start_) releases.push_back({block_start_, until, thread});
+    if (!releases.empty()) acquired_.push_back({&releases, releases.size(), now_, thread / 32, 1u << thread % 32});
+    const Fences& own = fences_[thread];
+    if (own.any < block_start_ && settled_fence_ < block_start_) return;
+    releases.push_back(
+        {block_start_, std::max(own.wide, settled_fence_), own.any, now_, thread, known_at_release_.size()});
+    known_at_release_.push_back(known_[thread]);
   }
 
   uint32_t now() const { return now_; }
@@ -173,7 +223,7 @@ class Order {
   uint32_t block_start() const { return block_start_; }
 
   /// Whether the earlier `touch` is ordered before what `thread` of the current block does now.
-  bool before(const Touch& touch, unsigned thread) const {
+  __attribute__((always_inline)) bool before(const Touch& touch, unsigned thread) const {
     if (touch.time >= block_start_) {
       if (touch.thread == thread || touch.time < phase_start_) return true;
       if (touch.thread / 32 == thread / 32 && knows(thread, touch.thread % 32, touch.time)) return true;
@@ -194,88 +244,149 @@ class Order {
   }
 
  private:
+  using Known = std::array<uint32_t, 32>;  ///< until when the thread knows what each lane of its warp did
+  struct Fences {
+    uint32_t any, wide;  ///< when a thread last fenced; `wide`: for other blocks, too
+  };
   struct Release {
-    uint32_t block_start, until;
+    uint32_t block_start;
+    uint32_t until, until_in_block;  ///< what was done up to here is published to other blocks, and to its own
+    uint32_t at;
     unsigned thread;
+    std::size_t known;  ///< in `known_at_release_`, as long as the block runs
   };
   struct Acquire {
     const std::vector<Release>* releases;
     std::size_t count;
     uint32_t time;
-    unsigned thread;
+    unsigned warp;
+    uint32_t lanes;  ///< that know of it
   };
 
   bool acquired_before(const Touch& touch, unsigned thread) const {
     const uint32_t start = block_at(touch.time).first;
     for (const auto& acquire : acquired_) {
-      if (start == block_start_ && acquire.thread != thread && acquire.time >= phase_start_) continue;
+      const bool knows_it = acquire.warp == thread / 32 && (acquire.lanes >> thread % 32 & 1);
+      if (start == block_start_ && !knows_it && acquire.time >= phase_start_) continue;
       const auto end = acquire.releases->begin() + static_cast<std::ptrdiff_t>(acquire.count);
       auto release = std::lower_bound(acquire.releases->begin(), end, start,
                                       [](const Release& r, uint32_t s) { return r.block_start < s; });
       for (; release != end && release->block_start == start; ++release)
-        if (release->until >= touch.time && (start != block_start_ || release->thread == touch.thread)) return true;
+        if (start == block_start_ ? published_in_block(*release, touch) : published(*release, touch)) return true;
     }
     return false;
   }
 
+  /// The atomic operation that releases is itself seen by whoever acquires.
+  static bool published(const Release& release, const Touch& touch) {
+    return touch.time <= release.until ||
+           (release.until && (touch.instruction & kAtomicBit) && touch.time <= release.at);
+  }
+  bool published_in_block(const Release& release, const Touch& touch) const {
+    if (touch.thread / 32 != release.thread / 32 || touch.time > release.until_in_block) return false;
+    return touch.thread == release.thread || touch.time <= known_at_release_[release.known][touch.thread % 32];
+  }
+
   static constexpr unsigned kMaxThreads = 1024;
   uint32_t now_ = 1, launch_start_ = 1, block_start_ = 1, phase_start_ = 1;
-  uint32_t known_[kMaxThreads][32] = {};  ///< until when a thread knows what each lane of its warp did
-  uint32_t fences_[kMaxThreads] = {};     ///< when a thread last fenced
-  uint32_t last_fence_ = 0;               ///< by any thread of the block
-  uint32_t settled_fence_ = 0;            ///< the same, before the last __syncthreads
+  Known known_[kMaxThreads] = {};
+  Fences fences_[kMaxThreads] = {};
+  uint32_t last_fence_ = 0;     ///< the last wide one of any thread of the block
+  uint32_t settled_fence_ = 0;  ///< the same, before the last __syncthreads
   bool any_fence_ = false;
   std::vector<std::pair<uint32_t, uint64_t>> blocks_;  ///< start and number of each block of this launch
   std::unordered_map<uintptr_t, std::vector<Release>> releases_;
   std::vector<Acquire> acquired_;
+  std::vector<Known> known_at_release_;
+};
+
+/// Several touches of one kind, as a cell remembers them: `lanes` of the warp of `last`, and one from elsewhere.
+struct Crowd {
+  Touch& last;
+  uint32_t& lanes;
+  Touch& other;
+
+  /// Return one that nothing orders before what `thread` does now, or one of time 0. Touches older than `oldest` are
+  /// none.
+  __attribute__((always_inline)) Touch unordered(const Order& order, unsigned thread, uint32_t oldest) const {
+    if (last.time >= oldest) {
+      if (order.same_phase(last) && last.thread / 32 == thread / 32) {
+        for (uint32_t rest = lanes & ~(1u << thread % 32); rest; rest &= rest - 1) {
+          const unsigned lane_thread = thread / 32 * 32 + static_cast<unsigned>(__builtin_ctz(rest));
+          const Touch touch{last.time, static_cast<uint16_t>(lane_thread), last.instruction};
+          if (!order.before(touch, thread)) return touch;
+        }
+      } else if (!order.before(last, thread)) {
+        return last;
+      }
+    }
+    return other.time >= oldest && !order.before(other, thread) ? other : Touch{};
+  }
+
+  /// Remember one more, and forget those that are ordered before it.
+  __attribute__((always_inline)) void add(const Order& order, Touch me, uint32_t oldest) {
+    const uint32_t bit = 1u << me.thread % 32;
+    if (last.time >= oldest) {
+      const bool beside = order.same_phase(last) && last.thread / 32 == me.thread / 32;
+      if (beside && (lanes & bit) && last.time == me.time) return;
+      if (beside) {
+        for (uint32_t rest = lanes & ~bit; rest; rest &= rest - 1) {
+          if (order.knows(me.thread, static_cast<unsigned>(__builtin_ctz(rest)), last.time)) continue;
+          lanes |= bit;
+          return;
+        }
+      } else if (!order.before(last, me.thread)) {
+        const bool other_counts = other.time >= oldest && !order.before(other, me.thread);
+        const bool keep_other = other_counts && other.time < order.block_start();  // of another block: rarer
+        if (!keep_other) other = last;
+      }
+    }
+    last = me;
+    lanes = bit;
+  }
 };
 
 /// Note a read of one cell at `order.now()`. Touches older than `oldest` are none. Returns an earlier touch that nothing
 /// orders before this one, which is a race, or one of time 0 if there is none.
-inline Touch note_read(Cell& cell, const Order& order, Touch me, uint32_t oldest) {
+__attribute__((always_inline)) inline Touch note_read(Shadow& shadow, Cell& cell, const Order& order, Touch me,
+                                                      uint32_t oldest) {
   Touch race{};
-  if (cell.write.time >= oldest && !order.before(cell.write, me.thread)) race = cell.write;
-  const uint32_t bit = 1u << me.thread % 32;
-  const bool same_phase = cell.read.time >= oldest && order.same_phase(cell.read);
-  if (same_phase && cell.read.thread == me.thread && cell.read_lanes == bit) return race;
-  if (same_phase && cell.read.thread / 32 == me.thread / 32) {  // a lane beside it: remember both, unless ordered
-    bool ordered = true;
-    for (uint32_t rest = cell.read_lanes & ~bit; rest && ordered; rest &= rest - 1)
-      ordered = order.knows(me.thread, static_cast<unsigned>(__builtin_ctz(rest)), cell.read.time);
-    if (!ordered) {
-      cell.read_lanes |= bit;
-      return race;
-    }
-  } else if (cell.read.time >= oldest && !order.before(cell.read, me.thread)) {
-    const bool other_counts = cell.other.time >= oldest && !order.before(cell.other, me.thread);
-    const bool keep_other = other_counts && cell.other.time < order.block_start();  // of another block: rarer
-    if (!keep_other) cell.other = cell.read;
+  if (cell.atomics) [[unlikely]] {
+    auto& atomics = shadow.atomics_of(cell);
+    race = Crowd{cell.write, atomics.lanes, atomics.other}.unordered(order, me.thread, oldest);
+  } else if (cell.write.time >= oldest && !order.before(cell.write, me.thread)) {
+    race = cell.write;
   }
-  cell.read = me;
-  cell.read_lanes = bit;
+  Crowd{cell.read, cell.read_lanes, cell.other}.add(order, me, oldest);
   return race;
 }
 
-/// Note a write, or an atomic operation, of one cell.
-inline Touch note_write(Cell& cell, const Order& order, Touch me, uint32_t oldest) {
-  Touch race{};
-  const bool atomic = me.instruction & kAtomicBit;
-  if (cell.write.time >= oldest && !(atomic && (cell.write.instruction & kAtomicBit)) &&
-      !order.before(cell.write, me.thread))
+/// Note a write of one cell.
+__attribute__((always_inline)) inline Touch note_write(Shadow& shadow, Cell& cell, const Order& order, Touch me,
+                                                       uint32_t oldest) {
+  Touch race = Crowd{cell.read, cell.read_lanes, cell.other}.unordered(order, me.thread, oldest);
+  if (cell.atomics) [[unlikely]] {
+    auto& atomics = shadow.atomics_of(cell);
+    const Touch found = Crowd{cell.write, atomics.lanes, atomics.other}.unordered(order, me.thread, oldest);
+    if (found.time) race = found;
+    atomics = {{}, 1u << me.thread % 32};
+  } else if (cell.write.time >= oldest && !order.before(cell.write, me.thread)) {
     race = cell.write;
-  if (cell.other.time >= oldest && !order.before(cell.other, me.thread)) race = cell.other;
-  if (cell.read.time >= oldest) {
-    if (order.same_phase(cell.read) && cell.read.thread / 32 == me.thread / 32) {
-      for (uint32_t rest = cell.read_lanes & ~(1u << me.thread % 32); rest; rest &= rest - 1) {
-        const auto lane = static_cast<unsigned>(__builtin_ctz(rest));
-        if (order.knows(me.thread, lane, cell.read.time)) continue;
-        race = {cell.read.time, static_cast<uint16_t>(me.thread / 32 * 32 + lane), cell.read.instruction};
-        break;
-      }
-    } else if (!order.before(cell.read, me.thread)) {
-      race = cell.read;
-    }
   }
+  cell.write = me;
+  return race;
+}
+
+/// Note an atomic operation on one cell, which does not race with others of its kind.
+inline Touch note_atomic(Shadow& shadow, Cell& cell, const Order& order, Touch me, uint32_t oldest) {
+  Touch race = Crowd{cell.read, cell.read_lanes, cell.other}.unordered(order, me.thread, oldest);
+  if (cell.write.time >= oldest && (cell.write.instruction & kAtomicBit)) {
+    auto& atomics = shadow.atomics_of(cell);
+    Crowd{cell.write, atomics.lanes, atomics.other}.add(order, me, oldest);
+    return race;
+  }
+  if (cell.write.time >= oldest && !order.before(cell.write, me.thread)) race = cell.write;
+  if (cell.atomics) shadow.atomics_of(cell) = {{}, 1u << me.thread % 32};
   cell.write = me;
   return race;
 }

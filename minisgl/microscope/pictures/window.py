@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WARP_SIZE = 32
 MOST_REQUESTS = 48  # in one picture
+_ENDED = ", which ended early: view.findings says why"
 GLOBAL, SHARED = ("global", "unknown"), ("shared", "dynamic shared")
 
 
@@ -115,7 +116,8 @@ def chosen_block(function: str, view: "View", launch: int, block: int | None) ->
     """Return a recorded block of a launch: the one asked for, else the first."""
     blocks = recorded_blocks(view, launch)
     if not blocks:
-        raise ValueError(f"{function}: nothing was recorded of launch {launch}: observe it with blocks=...")
+        remedy = ": observe it with blocks=..." if view.launches[launch].finished else _ENDED
+        raise ValueError(f"{function}: nothing was recorded of launch {launch}{remedy}")
     if block is None:
         return blocks[0]
     if block not in blocks:
@@ -144,7 +146,8 @@ def chosen_requests(
     if warps is not None:
         rows = rows[np.isin(rows["thread"] // WARP_SIZE, _numbers(function, "warps", warps))]
     if not len(rows):
-        raise ValueError(f"{function}: no access to {spaces[0]} memory was recorded in this window")
+        ended = "" if view.launches[launch].finished else _ENDED
+        raise ValueError(f"{function}: no access to {spaces[0]} memory was recorded in this window{ended}")
     found = _chosen_instruction(function, view, instruction, rows)
     rows = rows[rows["instruction"] == found.index]
     if not len(rows):
