@@ -1,4 +1,4 @@
-// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:b471ed23af8e
+// Exported from notebooks/11_small_floats.md by "minisgl book export"; edit it there. sha256:b667d2efd121
 
 #pragma once
 

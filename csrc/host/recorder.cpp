@@ -1,4 +1,4 @@
-// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:deba09ba7b0c
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:219fdddd65f4
 
 // The microscope's recorder. A kernel that is compiled with -fsanitize=thread calls a function before every access to
 // memory. Those functions are defined here: they look at the access, and then let it happen, or end the launch.

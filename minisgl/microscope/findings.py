@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:6297a891b073
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:63b9d566e64c
 
 """What is wrong with a kernel, in plain sentences that name both accesses."""
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:54b489a913d5
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:69ef1aff49ac
 
 """Run a function and record what the kernels that it launches do."""
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:db685fe66684
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f1b899ae70aa
 
 """What the microscope recorded of the launches of one observation."""
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from minisgl.microscope.figures import Table
     from minisgl.microscope.findings import Finding
 
 SECTOR_BYTES = 32
@@ -178,8 +179,9 @@ class Figure:
         instruction: which one.
         memory: which one.
         accesses: how many lanes executed it, summed over requests.
-        bytes: `accesses` times the size.
-        requests: how many.
+        bytes: that they asked for.
+        requests: how many. What is longer than 16 bytes, or of an odd size, is asked for in pieces of 1 to 16 bytes, as
+            its address allows, and each counts as an execution.
         bytes_needed: the distinct bytes of each request, summed.
         sectors: the distinct 32-byte sectors of each request, summed; 0 for shared memory.
         ideal_sectors: the fewest that those bytes would fit into.
@@ -268,7 +270,7 @@ class View:
         """Bytes of all sectors that the requests touched, as if there were no cache."""
         return sum(figure.bytes_moved for figure in self.figures)
 
-    def table(self) -> str:
+    def table(self) -> "Table":
         """Return the figures as text, one row per instruction and memory; a notebook shows it as an HTML table."""
         from minisgl.microscope.figures import table
 

@@ -257,7 +257,7 @@ def test_endless_wait_ends() -> None:
 def test_pictures_of_a_launch_that_ended_at_once() -> None:
     view = observe("dynamic", torch.zeros(32, dtype=torch.int32), 0)
     for picture in (view.sectors, view.banks, view.timeline, view.steps):
-        with pytest.raises(ValueError, match="which ended early: view.findings says why"):
+        with pytest.raises(ValueError, match=r"which ended early: view\.findings says why"):
             picture()
 
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:7b9e3e8a9f7a
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:77d53367b44f
 
 #pragma once
 

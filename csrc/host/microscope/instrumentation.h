@@ -1,4 +1,4 @@
-// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f90dc3a969cc
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:77dbd415067d
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:5a999a55d74b
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:75f5813d6478
 
 #pragma once
 

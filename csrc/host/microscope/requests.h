@@ -1,4 +1,4 @@
-// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:3b515c9c7918
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:82d19ec61cdc
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:37cb2546344e
+// Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:917b048a6579
 
 #pragma once
 

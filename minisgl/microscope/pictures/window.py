@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:03ef4867adf2
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:70b18749b024
 
 """Choose what of a record a picture shows, and say plainly why a choice is not possible."""
 
