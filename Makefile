@@ -61,8 +61,8 @@ sanitize: export OMP_NUM_THREADS := 1
 sanitize: export ASAN_OPTIONS := detect_leaks=0
 sanitize: SANITIZER_LIBRARIES = $(foreach name,libasan.so libstdc++.so,$(shell g++ -print-file-name=$(name)))
 sanitize: setup
-	MINISGL_SANITIZE=undefined pytest -n auto --dist worksteal tests/kernel tests/host
-	MINISGL_SANITIZE=address LD_PRELOAD="$(SANITIZER_LIBRARIES)" pytest -n auto --dist worksteal tests/kernel tests/host
+	MINISGL_SANITIZE=address,undefined LD_PRELOAD="$(SANITIZER_LIBRARIES)" \
+		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" tests/kernel tests/host
 
 lint: setup
 	ruff check .

@@ -1,4 +1,4 @@
-# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:67f2cb296a9d
+# Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:103ff0717c83
 
 """The two machines that one kernel source is compiled for: an NVIDIA GPU, and the CPU that runs this process."""
 
@@ -60,8 +60,8 @@ class Target:
 def host_target(*, instrument: bool = True) -> Target:
     """Compile kernels for the CPU; inside `instrumented`, for the microscope, unless `instrument` is False.
 
-    `MINISGL_SANITIZE=address` or `undefined` adds that sanitizer's checks. With `MINISGL_HOST_THREADS` above 1 the
-    blocks of a grid run on so many threads of this machine.
+    `MINISGL_SANITIZE=address`, `undefined` or `address,undefined` adds these sanitizers' checks. With
+    `MINISGL_HOST_THREADS` above 1 the blocks of a grid run on so many threads of this machine.
     """
     if _instrumented and instrument:
         return microscope_target()
@@ -69,17 +69,19 @@ def host_target(*, instrument: bool = True) -> Target:
     flags += ["-Wl,-z,defs"]  # a missing function is a linker's message here, not the end of the process later
     if num_host_threads() > 1:
         flags += ["-DMINISGL_HOST_PARALLEL", "-pthread"]
-    if sanitizer := os.environ.get("MINISGL_SANITIZE"):
-        if sanitizer not in _SANITIZERS:
+    if configured := os.environ.get("MINISGL_SANITIZE"):
+        sanitizers = configured.split(",")
+        if not set(sanitizers) <= set(_SANITIZERS):
             raise ValueError(
-                f"host_target: MINISGL_SANITIZE: expected one of {', '.join(_SANITIZERS)}, got {sanitizer!r}"
+                f"host_target: MINISGL_SANITIZE: expected {' or '.join(_SANITIZERS)} or both with a comma, "
+                f"got {configured!r}"
             )
-        if sanitizer == "address" and "libasan" not in Path("/proc/self/maps").read_text():
+        if "address" in sanitizers and "libasan" not in Path("/proc/self/maps").read_text():
             raise ToolchainError(
                 "MINISGL_SANITIZE=address: its library, and that of C++, must be loaded before Python: start with "
                 'LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)"'
             )
-        flags += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        flags += [f"-fsanitize={configured}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
     return Target("host", find_host_compiler(), tuple(flags), ".cpp", "-Wl,")
 
 

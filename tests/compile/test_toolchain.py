@@ -112,6 +112,6 @@ def test_the_address_sanitizer_needs_a_preload(monkeypatch: pytest.MonkeyPatch) 
 def test_a_wrong_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINISGL_SANITIZE", "memory")
     with pytest.raises(
-        ValueError, match="host_target: MINISGL_SANITIZE: expected one of address, undefined, got 'memory'"
+        ValueError, match="MINISGL_SANITIZE: expected address or undefined or both with a comma, got 'memory'"
     ):
         targets.host_target()

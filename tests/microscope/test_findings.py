@@ -373,11 +373,11 @@ def has_race(ops: torch.Tensor, masks: torch.Tensor) -> bool:
 def test_races_of_random_programs(space: str) -> None:
     rng = random.Random(space)
     answers = []
-    for number in range(150):
+    for number in range(40):
         ops, masks = make_program(rng)
         view = observe(f"program_{space}", ops, masks, ops.new_zeros(1), ops.new_zeros(NUM_THREADS))
         assert view.error is None
         races = [str(finding) for finding in view.findings if finding.kind.startswith("race")]
         answers.append(has_race(ops, masks))
         assert bool(races) == answers[-1], (number, races, ops[:, 0].tolist(), masks[:, 0].tolist())
-    assert 20 < sum(answers) < 130  # both kinds are there
+    assert 5 < sum(answers) < 35  # both kinds are there
