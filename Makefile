@@ -21,16 +21,17 @@ _ := $(shell mkdir -p $(IPYTHONDIR) $(MPLCONFIGDIR) $(TMPDIR))
 # All other Python is exported from the chapters, and the export formats it.
 HAND_WRITTEN := minisgl/book minisgl/cli.py tests benchmarks
 
-.PHONY: help setup book lab test lint format bench clean
+.PHONY: help setup book lab test sanitize lint format bench clean
 
 help:
-	@echo "make book    run every chapter on this machine and build the site (site/index.html)"
-	@echo "make lab     open the book in JupyterLab"
-	@echo "make test    run all tests and every chapter"
-	@echo "make lint    check style, types, and that chapters and exported files agree"
-	@echo "make format  format everything and export the chapters"
-	@echo "make bench   measure speed on this machine"
-	@echo "make clean   remove what was built in this folder (compiled kernels stay in the user's cache)"
+	@echo "make book      run every chapter on this machine and build the site (site/index.html)"
+	@echo "make lab       open the book in JupyterLab"
+	@echo "make test      run all tests and every chapter"
+	@echo "make sanitize  run the kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make lint      check style, types, and that chapters and exported files agree"
+	@echo "make format    format everything and export the chapters"
+	@echo "make bench     measure speed on this machine"
+	@echo "make clean     remove what was built in this folder (compiled kernels stay in the user's cache)"
 
 setup: $(VENV)/installed
 
@@ -55,6 +56,14 @@ test: export OMP_NUM_THREADS := 1
 test: setup
 	pytest -n auto --dist worksteal --nbmake notebooks tests
 
+# A sanitizer's library, and that of C++, must be there before Python. Python itself frees little at its end.
+sanitize: export OMP_NUM_THREADS := 1
+sanitize: export ASAN_OPTIONS := detect_leaks=0
+sanitize: SANITIZER_LIBRARIES = $(foreach name,libasan.so libstdc++.so,$(shell g++ -print-file-name=$(name)))
+sanitize: setup
+	MINISGL_SANITIZE=address,undefined LD_PRELOAD="$(SANITIZER_LIBRARIES)" \
+		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" tests/kernel tests/host
+
 lint: setup
 	ruff check .
 	ruff format --check .
@@ -72,6 +81,7 @@ bench: setup
 	python benchmarks/build_times.py
 	python benchmarks/call_cost.py
 	python benchmarks/index.py
+	python benchmarks/host_target.py
 
 clean:
 	rm -rf build site docs/chapters .pytest_cache .mypy_cache .ruff_cache .hypothesis

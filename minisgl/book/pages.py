@@ -16,6 +16,7 @@ from minisgl.book.links import rewrite_links
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
+MANY_FILES = 12  # a longer list of exported files is folded
 
 
 class Page:
@@ -48,13 +49,15 @@ class Page:
             return _fence(output.text, ".text .output") if output.name == "stdout" else ""
         if output.output_type == "error":
             return _fence("\n".join(output.traceback), ".text .output")
+        if "currentColor" in (svg := output.data.get("image/svg+xml", "")):
+            return _html(output.data.get("text/html", svg))
         for kind, suffix in _PICTURES.items():
             if kind in output.data:
                 return self.picture(cell, output.data[kind], suffix)
         if "text/markdown" in output.data:
             return rewrite_links(self.chapter.root, output.data["text/markdown"], self.copies)
         if "text/html" in output.data:
-            return f'<div class="output" markdown="0">\n{output.data["text/html"].strip()}\n</div>'
+            return _html(output.data["text/html"])
         return _fence(output.data.get("text/plain", ""), ".text .output")
 
     def picture(self, cell: Cell, data: str, suffix: str) -> str:
@@ -68,6 +71,8 @@ class Page:
         text = "\n\n".join(self.parts)
         if paths := list(exported_cells(self.chapter)):
             line = "This chapter writes " + ", ".join(f"`{path}`" for path in paths)
+            if len(paths) > MANY_FILES:
+                line = f'??? note "This chapter writes {len(paths)} files"\n\n{indent(line, "    ")}'
             text = re.sub(r"^# .+$", lambda match: f"{match[0]}\n\n{line}", text, count=1, flags=re.MULTILINE)
         return text.replace("](@page/", f"]({self.chapter.stem}/") + "\n"
 
@@ -130,6 +135,11 @@ def _first_paragraph(chapter: Chapter) -> str:
     return ""
 
 
+def _html(text: str) -> str:
+    """Put HTML into the page as it is: so must a drawing in the page's own colour, which an image would not know."""
+    return f'<div class="output" markdown="0">\n{text.strip()}\n</div>'
+
+
 def _code(cell: Cell) -> str:
     directive = cell.directive
     code = directives.body(cell.source)
@@ -156,7 +166,7 @@ def _fold(cell: Cell, text: str) -> str:
     """Fold a cell under its file's name, its first comment, or its heading."""
     title = "Code" if cell.kind == "code" else "Details"
     if cell.kind == "code" and (directive := cell.directive):
-        title = directive.title
+        title = directive.title.replace("__", r"\_\_")  # or __init__ would be init in bold
     elif match := re.match(r"#+ (.+)\n*" if cell.kind == "markdown" else r"# (.+)", cell.source):
         title = match[1].strip()
         text = text[match.end() :] if cell.kind == "markdown" else text

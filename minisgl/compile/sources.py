@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:d5f522971a64
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:610b14109f96
 
 """Where the C++ and CUDA sources are: the package's own, and this session's edits on top of them."""
 
@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_HEADERS = (".h", ".hpp", ".cuh")
+_HEADER_SUFFIXES = (".h", ".hpp", ".cuh")
+_EXPORTED = "// Exported from "  # how the exporter's line begins
 _PACKAGE = Path(__file__).resolve().parents[1]
 _session: tempfile.TemporaryDirectory[str] | None = None
 _generation = 0
@@ -30,7 +31,8 @@ def csrc_roots() -> list[Path]:
 def set_overlay(path: str, text: str) -> None:
     """Make this process compile `text` in place of the file `path`, such as `csrc/jit/index.cu`.
 
-    Nothing is written to the repository. Raises ValueError if `path` is not below `csrc/`.
+    Nothing is written to the repository. A text that compiles to the same code as the shipped file counts as that
+    file. Raises ValueError if `path` is not below `csrc/`.
     """
     global _session, _generation
     parts = Path(path).parts
@@ -39,10 +41,15 @@ def set_overlay(path: str, text: str) -> None:
     if _session is None:
         _session = tempfile.TemporaryDirectory(prefix="minisgl-session-")
     file = Path(_session.name, path)
-    if file.is_file() and file.read_text() == text:
+    shipped = csrc_roots()[-1].parent / path
+    new = None if shipped.is_file() and _code(shipped.read_text()) == _code(text) else text
+    if new == (file.read_text() if file.is_file() else None):
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    if new is None:
+        file.unlink()
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(new)
     _generation += 1
 
 
@@ -56,8 +63,17 @@ def clear_overlays() -> None:
 
 
 def generation() -> int:
-    """Return a number that changes whenever an overlay does. Whoever keeps a compiled kernel keeps it beside this."""
+    """Return a number that changes whenever kernels must be loaded anew, as after an edit in this session.
+
+    Whoever keeps a compiled kernel keeps it beside this.
+    """
     return _generation
+
+
+def next_generation() -> None:
+    """Make everybody load their kernels anew."""
+    global _generation
+    _generation += 1
 
 
 def is_shipped(path: str) -> bool:
@@ -81,7 +97,7 @@ def headers() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in csrc_roots():
         for file in root.rglob("*"):
-            if file.suffix in _HEADERS:
+            if file.suffix in _HEADER_SUFFIXES:
                 found.setdefault(file.relative_to(root).as_posix(), file)
     return dict(sorted(found.items()))
 
@@ -90,22 +106,26 @@ def sources_of(files: Sequence[str | Path]) -> dict[str, Path]:
     """Return `files` (relative to `csrc/`, or absolute), and the headers that lie beside the absolute ones."""
     found = {str(file): find_source(file) for file in files}
     for folder in {file.parent for file in map(Path, files) if file.is_absolute()}:
-        found |= {str(file): file for file in folder.iterdir() if file.suffix in _HEADERS}
+        found |= {str(file): file for file in folder.iterdir() if file.suffix in _HEADER_SUFFIXES}
     return dict(sorted(found.items()))
 
 
 def digest(files: dict[str, Path]) -> str:
-    """Hash the contents of `files` under their names.
-
-    Left out is what does not change the compiled code: blank lines, `#line` directives and the exporter's header.
-    So a cell that was run unchanged finds the kernel that its exported file built.
-    """
+    """Hash the contents of `files` under their names, line numbers included: error messages name lines."""
     hasher = hashlib.sha256()
     for name, file in files.items():
         hasher.update(f"\0{name}\0".encode())
-        continued = False  # a blank line ends the line before it if that ends in a backslash
         for line in file.read_bytes().splitlines():
-            if continued or (line.strip() and not line.startswith((b"#line ", b"// Exported from "))):
-                hasher.update(line + b"\n")
-            continued = line.endswith(b"\\")
+            hasher.update(b"\n" if line.startswith(_EXPORTED.encode()) else line + b"\n")
     return hasher.hexdigest()
+
+
+def _code(text: str) -> list[str]:
+    """Return the lines that change the compiled code: no blank ones, no `#line`, not the exporter's header."""
+    code = []
+    continued = False  # a blank line ends the line before it if that ends in a backslash
+    for line in text.splitlines():
+        if continued or (line.strip() and not line.startswith(("#line ", _EXPORTED))):
+            code.append(line)
+        continued = line.endswith("\\")
+    return code

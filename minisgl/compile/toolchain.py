@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:9fad20421c4e
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:299c18efc11d
 
 """Which compilers this machine has. Nothing here starts a process: a cached kernel must load without one."""
 
@@ -40,6 +40,14 @@ def find_host_compiler() -> Compiler:
         if found := shutil.which(name):
             return Compiler(Path(found))
     raise ToolchainError("No C++ compiler found: install g++ (Debian and Ubuntu: apt install g++) or set CXX.")
+
+
+def find_gcc() -> Compiler:
+    """Return g++: `CXX` if that is one, else g++ on PATH. Raises ToolchainError."""
+    for name in (os.environ.get("CXX", ""), "g++"):
+        if "g++" in Path(name).name and "clang" not in name and (found := shutil.which(name)):
+            return Compiler(Path(found))
+    raise ToolchainError("The microscope needs g++ (clang inserts other calls): apt install g++ on Debian and Ubuntu.")
 
 
 def find_cuda_compiler() -> Compiler:

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:27b822b70915
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:4d9dd5be9781
 
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 
@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 import tvm_ffi
 
-from minisgl.compile import Target, build, cuda_target, host_target, load
+from minisgl.compile import Target, build, cuda_target, host_target, load, microscope_target
 
-TargetName = Literal["host", "cuda"]
+TargetName = Literal["host", "cuda", "microscope"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def load_jit(
         cuda_files: sources, relative to `csrc/jit/`, or absolute.
         cuda_wrappers: pairs of an exported name and the C++ function behind it, such as
             `("indexing", "IndexKernel<8192, 4, 128, 1, false>::run")`.
-        target: `"cuda"` or `"host"` (the CPU); by default `"cuda"` where PyTorch sees a GPU.
+        target: `"cuda"`, `"host"` (the CPU) or `"microscope"` (the CPU, every memory access recorded by
+            `minisgl.microscope`); by default `"cuda"` where PyTorch sees a GPU.
         arch: the GPU architecture, such as `"sm_90"`; by default `MINISGL_CUDA_ARCH`, else that of PyTorch's
             current GPU, whatever device the tensors will be on.
 
@@ -144,8 +145,10 @@ def _library_name(name: str, args: Sequence[int | float | bool | str]) -> str:
 
 
 def _target(name: TargetName | None, arch: str | None) -> Target:
-    if name not in (None, "host", "cuda"):
-        raise ValueError(f"load_jit: target: expected 'host' or 'cuda', got {name!r}")
+    if name not in (None, "host", "cuda", "microscope"):
+        raise ValueError(f"load_jit: target: expected 'host', 'cuda' or 'microscope', got {name!r}")
+    if name == "microscope":
+        return microscope_target()
     if name == "host" or (name is None and arch is None and not torch.cuda.is_available()):
         return host_target()
     return cuda_target(arch)

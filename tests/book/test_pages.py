@@ -78,6 +78,13 @@ def test_heading_and_exports(page):
     assert page().startswith("# Demo\n\nThis chapter writes `csrc/jit/demo.cu`, `minisgl/demo.py`\n\nFirst ")
 
 
+def test_a_long_list_of_exports_is_folded(page):
+    cells = "".join(f"\n```python\n#| export minisgl/part_{i}.py\nx = {i}\n```\n" for i in range(20))
+    text = page(PAGE + cells)
+    assert text.startswith('# Demo\n\n??? note "This chapter writes 22 files"\n\n    This chapter writes `csrc/jit/')
+    assert "\n\nFirst " in text
+
+
 def test_code_cells(page):
     text = page()
     assert '```{ .cpp title="csrc/jit/demo.cu" }\nint x;\n```' in text
@@ -148,6 +155,26 @@ def test_pictures_become_files(raw_book, page):
     assert "plain" not in text
     page()
     assert not folder.exists()
+
+
+def test_a_picture_in_the_pages_colour_goes_into_the_page(raw_book, page):
+    svg = '<svg><text fill="currentColor">a</text></svg>'
+    alone = output("display_data", data={"image/svg+xml": svg, "text/plain": "plain"})
+    both = output("display_data", data={"image/svg+xml": svg, "text/html": f"<p>{svg}</p>", "text/plain": "plain"})
+    text = page(outputs={4: [alone, both]})
+    shown = f'<div class="output" markdown="0">\n{svg}\n</div>'
+    assert f"{shown}\n\n{shown.replace(svg, f'<p>{svg}</p>')}" in text
+    assert not (raw_book.root / "docs/chapters/07_demo").exists()
+
+
+def test_markdown_leaves_html_alone(page):
+    """A slider's script and drawing reach the site as they are."""
+    markdown = pytest.importorskip("markdown")
+    svg = '<svg><path d="M0 0h*1*"/><g>_a_ &lt; b</g></svg>'
+    html = f"<div>\n{svg}\n</div>\n<script>\nif (a < b && c) {{\n  d();\n}}\n</script>"
+    text = page(outputs={4: [output("display_data", data={"text/html": html, "text/plain": "plain"})]})
+    extensions = ["admonition", "attr_list", "md_in_html", "tables"]
+    assert html in markdown.markdown(text, extensions=extensions)
 
 
 def test_a_picture_of_the_repository_is_copied(raw_book, page):

@@ -188,12 +188,26 @@ def test_a_new_date_alone_does_not_rebuild(own_sources: Path) -> None:
     assert build_answer() == before
 
 
-@pytest.mark.parametrize(
-    "edit", ["\n\n", '#line 7 "notebooks/05_index.md"\n', "// Exported from notebooks/05_index.md\n"]
-)
-def test_what_does_not_change_the_code_does_not_rebuild(own_sources: Path, edit: str) -> None:
+def test_the_exporters_header_does_not_rebuild(own_sources: Path) -> None:
     before = build_answer()
-    append(own_sources / "include" / "minisgl" / "utils.h", edit)
+    header = own_sources / "include" / "minisgl" / "utils.h"
+    text = header.read_text()
+    assert text.startswith("// Exported from ")
+    header.write_text(text.replace(text.partition("\n")[0], "// Exported from notebooks/99_other.md", 1))
+    assert build_answer() == before
+    append(header, "\n")
+    assert build_answer() != before  # an error message names lines
+
+
+def test_a_cell_that_was_run_unedited_is_the_shipped_file(own_sources: Path) -> None:
+    before, generation = build_answer(), sources.generation()
+    shipped = (own_sources / "include" / "minisgl" / "utils.h").read_text()
+    path = "csrc/include/minisgl/utils.h"
+    sources.set_overlay(path, '#line 7 "notebooks/01_x.md"\n\n' + shipped.partition("\n")[2])
+    assert (build_answer(), sources.generation()) == (before, generation)
+    sources.set_overlay(path, shipped + "// edited\n")
+    assert build_answer() != before
+    sources.set_overlay(path, shipped)
     assert build_answer() == before
 
 

@@ -87,7 +87,7 @@ def test_a_name_becomes_a_file_name(name: str, source: Path) -> None:
 
 
 def test_a_wrong_target(source: Path) -> None:
-    with pytest.raises(ValueError, match="load_jit: target: expected 'host' or 'cuda', got 'tpu'"):
+    with pytest.raises(ValueError, match="load_jit: target: expected 'host', 'cuda' or 'microscope', got 'tpu'"):
         load_jit("add", cuda_files=[source], cuda_wrappers=[], target="tpu")  # type: ignore[arg-type]
 
 

@@ -105,13 +105,13 @@ def test_a_wrong_arch(arch: str) -> None:
 
 def test_the_address_sanitizer_needs_a_preload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINISGL_SANITIZE", "address")
-    with pytest.raises(ToolchainError, match="MINISGL_SANITIZE=address: its library must be loaded before Python"):
+    with pytest.raises(ToolchainError, match=r"MINISGL_SANITIZE=address: its library, .* must be loaded before"):
         targets.host_target()
 
 
 def test_a_wrong_sanitizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINISGL_SANITIZE", "memory")
     with pytest.raises(
-        ValueError, match="host_target: MINISGL_SANITIZE: expected one of address, undefined, got 'memory'"
+        ValueError, match="MINISGL_SANITIZE: expected address or undefined or both with a comma, got 'memory'"
     ):
         targets.host_target()

@@ -1,7 +1,8 @@
-// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:df12d59fb491
+// Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:a263c5d40ab7
 
 #pragma once
 
+#include <minisgl/observe.h>
 #include <minisgl/tensor.h>
 #include <minisgl/utils.h>
 #include <tvm/ffi/c_api.h>
@@ -98,6 +99,12 @@ inline void set_result(TVMFFIAny* result, double value) {
   result->v_float64 = value;
 }
 
+#ifdef MINISGL_MICROSCOPE
+inline void observe_argument(int position, const TVMFFIAny& any) {
+  if (Argument<TensorView>::matches(any)) microscope::observe_tensor(position, Argument<TensorView>::get(any).dl());
+}
+#endif
+
 template <class... Args, class R, std::size_t... kIndex>
 void invoke(R (*function)(Args...), const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result,
             std::index_sequence<kIndex...>) {
@@ -106,6 +113,9 @@ void invoke(R (*function)(Args...), const TVMFFIAny* args, int32_t num_args, TVM
   (require(Argument<Args>::matches(args[kIndex]), "TypeError", "argument ", int64_t{kIndex}, ": expected ",
            Argument<Args>::kName, ", got ", type_name(args[kIndex])),
    ...);
+#ifdef MINISGL_MICROSCOPE
+  (observe_argument(static_cast<int>(kIndex), args[kIndex]), ...);
+#endif
   if constexpr (std::is_void_v<R>) {
     function(Argument<Args>::get(args[kIndex])...);
   } else {
@@ -116,6 +126,7 @@ void invoke(R (*function)(Args...), const TVMFFIAny* args, int32_t num_args, TVM
 /// Call `function` with the arguments of a TVM-FFI call; an exception becomes a Python one with `name` in front.
 template <class... Args, class R>
 int call(const char* name, R (*function)(Args...), const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result) {
+  MINISGL_OBSERVE(observe_call(name));
   const auto raise = [name](const char* kind, const char* what) {
     const char* parts[] = {name, ": ", what};
     TVMFFIErrorSetRaisedFromCStrParts(kind, parts, 3);

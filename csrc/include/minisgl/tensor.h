@@ -1,8 +1,9 @@
-// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:ed5946b3541d
+// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:973949398c1a
 
 #pragma once
 
 #include <dlpack/dlpack.h>
+#include <minisgl/observe.h>
 #include <minisgl/utils.h>
 
 #include <cstddef>
@@ -17,6 +18,8 @@ namespace minisgl {
 class TensorView {
  public:
   explicit TensorView(const DLTensor* tensor) : tensor_(tensor) {}
+
+  const DLTensor* dl() const { return tensor_; }
 
   void* data() const { return static_cast<std::byte*>(tensor_->data) + tensor_->byte_offset; }
   bool has_memory() const { return tensor_->data != nullptr; }
@@ -190,6 +193,7 @@ class TensorMatcher {
   /// Check `tensor` and bind the symbols. Throws TypeError for the dtype, ValueError for all else; the message names
   /// `argument`, what was expected, and what came.
   void verify(const char* argument, const TensorView& tensor) const {
+    MINISGL_OBSERVE(name_tensor(tensor.data(), argument));
     if (dtype_ && !dtype_->accept(tensor.dtype())) refuse("TypeError", argument, tensor);
     if (device_ && !device_->accept(tensor.device())) refuse("ValueError", argument, tensor);
     if (tensor.dim() != static_cast<int>(shape_.size())) refuse("ValueError", argument, tensor);

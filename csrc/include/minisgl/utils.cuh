@@ -1,4 +1,4 @@
-// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:30f9be3de0e1
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:d95d1c17a315
 
 #pragma once
 
@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace minisgl {
 
@@ -84,10 +85,29 @@ class LaunchKernel {
   /// The kernel is a template argument, not a value: the CPU target inlines it.
   template <auto kKernel, class... Args>
   void run(const Args&... args) {
-    check_cuda(cudaLaunchKernelEx(&config_, kKernel, args...), "kernel launch");
+#ifdef __CUDACC__
+    constexpr std::size_t kSharedBytesByDefault = 48 * 1024;  // more must be asked for
+    if (config_.dynamicSmemBytes > kSharedBytesByDefault) {
+      const auto bytes = static_cast<int>(config_.dynamicSmemBytes);
+      check_launch(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    }
+    check_launch(cudaLaunchKernelEx(&config_, kKernel, args...));
+#else
+    check_launch(cudaLaunchKernelEx<kKernel>(&config_, args...));
+#endif
   }
 
  private:
+  void check_launch(cudaError_t error) const {
+    if (error == cudaSuccess) return;
+    const auto size = [](dim3 d) {
+      return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
+    };
+    const auto shape = "kernel launch (grid " + size(config_.gridDim) + ", block " + size(config_.blockDim) + ", " +
+                       std::to_string(config_.dynamicSmemBytes) + " bytes of dynamic shared memory)";
+    check_cuda(error, shape.c_str());
+  }
+
   cudaLaunchConfig_t config_{};
   cudaLaunchAttribute pdl_{};
 };
