@@ -10,7 +10,7 @@ import torch
 import tvm_ffi
 
 from minisgl.compile.machine_code import machine_code
-from minisgl.kernel.utils import TargetName, load_jit, make_unit
+from minisgl.kernel.utils import load_jit, make_unit
 
 if TYPE_CHECKING:
     from tests.host.conftest import Machine
@@ -80,24 +80,54 @@ DECLARATIONS = {
 }
 
 
-@pytest.mark.parametrize("target", ["host", "microscope"])
+KERNELS = """
+__global__ void inside_{i}_kernel(int* output) {{
+  {declaration}
+  reverse(values_{i}, output);
+}}
+
+{declaration}
+__global__ void outside_{i}_kernel(int* output) {{ reverse(values_{i}, output); }}
+
+inline void inside_{i}(TensorView output) {{ launch<inside_{i}_kernel>(output); }}
+inline void outside_{i}(TensorView output) {{ launch<outside_{i}_kernel>(output); }}
+"""
+SPELLINGS = """
+#include <minisgl/tensor.h>
+#include <minisgl/utils.cuh>
+using namespace minisgl;
+
+inline void reverse(volatile int* values, int* output) {
+  values[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  output[threadIdx.x] = values[31 - threadIdx.x];
+}
+
+template <auto kKernel>
+void launch(TensorView output) {
+  LaunchKernel(1, 32, output.device(), 128).run<kKernel>(static_cast<int*>(output.data()));
+}
+"""
+
+
+@pytest.fixture(scope="module", params=["host", "microscope"])
+def spellings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tvm_ffi.Module:
+    source = tmp_path_factory.mktemp("spellings") / "spellings.cu"
+    text, names = SPELLINGS, []
+    for i, declaration in enumerate(DECLARATIONS.values()):
+        own = declaration.replace("values", f"values_{i}").replace("bytes", f"bytes_{i}")
+        text += KERNELS.format(i=i, declaration=own)
+        names += [f"inside_{i}", f"outside_{i}"]
+    source.write_text(text)
+    wrappers = [(name, name) for name in names]
+    return load_jit("spellings", cuda_files=[source], cuda_wrappers=wrappers, target=request.param)
+
+
 @pytest.mark.parametrize("name", DECLARATIONS)
-def test_spellings(tmp_path: Path, name: str, target: TargetName) -> None:
-    """Real code declares shared memory in many ways. What stands at namespace scope works as well as in a function."""
-    kernel = "__global__ void {0}_kernel(int* output) {{ {1} values[threadIdx.x] = threadIdx.x; __syncthreads(); "
-    kernel += "output[threadIdx.x] = values[31 - threadIdx.x]; }}"
-    launch = "inline void {0}(TensorView output) {{ LaunchKernel(1, 32, output.device(), 128)"
-    launch += ".run<{0}_kernel>(static_cast<int*>(output.data())); }}"
-    declaration = DECLARATIONS[name]
-    source = tmp_path / "spelling.cu"
-    source.write_text(
-        "#include <minisgl/tensor.h>\n#include <minisgl/utils.cuh>\nusing namespace minisgl;\n"
-        + f"{kernel.format('inside', declaration)}\n{launch.format('inside')}\n"
-        + f"{declaration}\n{kernel.format('outside', '')}\n{launch.format('outside')}\n"
-    )
-    names = [("inside", "inside"), ("outside", "outside")]
-    module = load_jit("spelling", cuda_files=[source], cuda_wrappers=names, target=target)
-    for function in (module.inside, module.outside):
+def test_spellings(spellings: tvm_ffi.Module, name: str) -> None:
+    """Real code declares shared memory in many ways, in functions and outside."""
+    i = list(DECLARATIONS).index(name)
+    for function in (spellings[f"inside_{i}"], spellings[f"outside_{i}"]):
         output = torch.zeros(32, dtype=torch.int32)
         function(output)
         assert output.tolist() == list(range(31, -1, -1))
