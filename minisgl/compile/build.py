@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:91461cb6f4eb
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:66e041db6f82
 
 """From a piece of C++ to a loaded module: hash it, build it if nobody has yet, load it."""
 
@@ -21,7 +21,7 @@ from minisgl.compile.shared_declarations import is_unusual, may_be_hidden, rewri
 from minisgl.compile.static_shared import require_static_shared_fits
 from minisgl.compile.targets import Target, host_target
 
-_failures: dict[tuple[str, int], str] = {}
+_failures: dict[str, str] = {}
 _failures_lock = threading.Lock()
 
 _SCHEDULER = ("host/scheduler.cpp", "host/fiber.h", "host/runtime.h")
@@ -66,16 +66,15 @@ def _build(name: str, unit: str, files: dict[str, Path], target: Target, librari
     recipe = [sources.digest(files), unit, target.name, *target.flags, target.compiler.identity, tvm_ffi.__version__]
     recipe += [library.parent.name for library in libraries]
     key = f"{name}-{target.name}-{hashlib.sha256(chr(0).join(recipe).encode()).hexdigest()[:24]}"
-    attempt = (key, sources.generation())  # an edit that only moves lines changes those in the message
     with _failures_lock:
-        if attempt in _failures:
-            raise CompileError(_failures[attempt])
+        if key in _failures:
+            raise CompileError(_failures[key])
     try:
         compile_into = partial(_compile, name=name, unit=unit, files=files, target=target, libraries=libraries)
         return get_or_build(key, f"{name}.so", compile_into)
     except CompileError as error:
         with _failures_lock:
-            _failures[attempt] = str(error)
+            _failures[key] = str(error)
         raise
 
 
