@@ -1,4 +1,4 @@
-// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:fe1f048fcf9b
+// Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:f660313f190f
 
 #include <fiber.h>
 #include <runtime.h>
@@ -76,6 +76,11 @@ std::string place(const Request& request) {
   for (const char* root : {"/csrc/", "/notebooks/", "/tests/"})
     if (const auto at = path.rfind(root); at != path.npos) path = path.substr(at + 1);
   return path + ":" + std::to_string(request.line) + chapter;
+}
+
+/// Whether two threads came to one and the same call in the source.
+inline bool same_call(const Request& a, const Request& b) {
+  return a.wait == b.wait && a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
 }
 
 /// "3 threads (0-1, 7)", with at most four ranges.
@@ -240,8 +245,7 @@ void Scheduler::arrive_at_barrier(unsigned thread) {
     barrier_ = &request;
     barrier_is_mixed_ = false;
   }
-  barrier_is_mixed_ |= request.line != barrier_->line || request.wait != barrier_->wait ||
-                       (request.file != barrier_->file && std::strcmp(request.file, barrier_->file) != 0);
+  barrier_is_mixed_ |= !same_call(request, *barrier_);
   if (num_at_barrier_ < num_threads_ || barrier_is_mixed_) return;
 
   uint64_t result = 0;
@@ -390,9 +394,7 @@ bool Scheduler::complete_active_masks() {
       if (!request || request->wait != Wait::kActiveMask) continue;
       uint32_t mask = 0;
       for (unsigned other = thread; other < end; ++other)
-        if (const Request* same = threads_[other].request;
-            same && same->wait == Wait::kActiveMask && same->line == request->line && same->file == request->file)
-          mask |= 1u << other % kWarpSize;
+        if (threads_[other].request && same_call(*threads_[other].request, *request)) mask |= 1u << other % kWarpSize;
       for (uint32_t rest = mask; rest; rest &= rest - 1)
         release(first + static_cast<unsigned>(__builtin_ctz(rest)), mask);
       any = true;
@@ -631,9 +633,7 @@ std::string Scheduler::waiting() const {
       continue;
     }
     const auto same = [&](const auto& entry) {
-      const Request& other = *entry.first;
-      return other.wait == request->wait && other.line == request->line && other.mask == request->mask &&
-             std::strcmp(other.file, request->file) == 0;
+      return same_call(*entry.first, *request) && entry.first->mask == request->mask;
     };
     auto found = std::find_if(places.begin(), places.end(), same);
     if (found == places.end()) found = places.insert(places.end(), {request, {}});
