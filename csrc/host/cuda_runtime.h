@@ -1,4 +1,4 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:147e5b839f19
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:8e2ffe0bea70
 
 #pragma once
 
@@ -56,13 +56,9 @@ inline const int fork_handlers =
 #endif
 
 // Shared memory is static: an OS thread runs one block at a time. Its section tells that it is shared.
-#define MINISGL_SHARED(number) static __attribute__((section("minisgl_shared_" #number)))
+#define MINISGL_SHARED(number) static MINISGL_PER_OS_THREAD __attribute__((section("minisgl_shared_" #number)))
 #define MINISGL_EXPANDED(macro, number) macro(number)
-#if defined(MINISGL_HOST_PARALLEL) || defined(__SANITIZE_ADDRESS__)
-#define __shared__ static MINISGL_PER_OS_THREAD
-#else
 #define __shared__ MINISGL_EXPANDED(MINISGL_SHARED, __COUNTER__)
-#endif
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
 using cudaStream_t = void*;

@@ -1,4 +1,4 @@
-# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:aa1817195f91
+# Exported from notebooks/10_cuda_on_a_cpu.md by "minisgl book export"; edit it there. sha256:b90ef00837d8
 
 """Shared memory in C++: declarations with `__shared__` that no macro can make right are rewritten.
 
@@ -14,7 +14,7 @@ _UNUSUAL = re.compile(
     rb"\b(?:extern|static|alignas|__align__)\b[^;{}]*__shared__|__shared__\s+(?:extern|static|alignas)\b"
 )
 _SECTION = re.compile(r'__attribute__\(\(section\("minisgl_shared_" "(\d+)"\)\)\)')
-_STATIC = rf"\bstatic\b(?:\s+thread_local\b|\s+{_SECTION.pattern})?"
+_STATIC = rf"\bstatic\b(?:\s+thread_local\b)?(?:\s+{_SECTION.pattern})?"
 _NO_CPP = re.compile(rf"\bextern\b.*\bstatic\b|{_STATIC}\s+(?:extern|static|alignas)\b", re.DOTALL)
 _STORAGE = re.compile(rf"\b(?:extern|static|thread_local)\b\s*|{_SECTION.pattern}\s*")
 _ARRAY = re.compile(r"\b(\w+)\s*\[\s*\]((?:\s*\[[^\]]*\])*)")  # name[], or name[][32]
@@ -66,7 +66,7 @@ def _rewritten_declaration(declaration: str, guarded: bool) -> str:
         return indent + storage + _ARRAY.sub(r"(&\1)[]\2 = ::minisgl::host::dynamic_shared_memory", rest)
     guard = ""
     if section:
-        storage = f'__attribute__((section("minisgl_shared_{section[1]}"))) '
+        storage += f'__attribute__((section("minisgl_shared_{section[1]}"))) '
         name = f"minisgl_guard_{section[1]}"
         guard = f'static __attribute__((section("{name}"), used)) char {name}[256]; ' if guarded else ""
     return f"{indent}{guard}static {storage}{rest}"
