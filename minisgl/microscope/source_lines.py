@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f6dcbde20508
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:433b93bdf2eb
 
 """From an address in a compiled kernel to the lines of source that it comes from."""
 
@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from minisgl.compile import sources
 from minisgl.compile.errors import ToolchainError
 from minisgl.microscope.records import Source
 
@@ -50,12 +51,21 @@ class _Files:
         """Return the chapter that `file` is exported from, or "", and its lines."""
         if file not in self._files:
             try:
-                lines = Path(file).read_text(errors="replace").splitlines()
+                lines = _readable(file).read_text(errors="replace").splitlines()
             except OSError:
                 lines = []
             match = _EXPORTED.match(lines[0]) if lines else None
             self._files[file] = (match[1] if match else ""), lines
         return self._files[file]
+
+
+def _readable(file: str) -> Path:
+    """Return where to read `file` now: the library may come from a checkout that is gone, with the same sources."""
+    shown = _shown(file)
+    try:
+        return sources.find_source(shown.removeprefix("csrc/")) if shown.startswith("csrc/") else Path(file)
+    except FileNotFoundError:
+        return Path(file)
 
 
 def make_source(file: str, line: int, function: str = "", files: _Files | None = None) -> Source:
