@@ -1,0 +1,74 @@
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:07c32418e373
+
+#pragma once
+
+#include <minisgl/utils.h>
+#include <minisgl/utils.cuh>
+#include <minisgl/warp.cuh>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
+namespace minisgl {
+
+/// Threads that share a row so that each carries `vectors_per_thread` of its vectors, or up to twice as many: whole
+/// warps, or a power of two below a warp, at least as many as cover a sector of 32 bytes.
+constexpr int threads_per_row(int64_t row_bytes, int vector_bytes, int vectors_per_thread) {
+  const int64_t vectors = row_bytes / vector_bytes;
+  const int64_t threads = vectors / vectors_per_thread;
+  if (threads >= kWarpSize) {
+    return static_cast<int>(div_ceil<int64_t>(vectors, int64_t{kWarpSize} * vectors_per_thread)) * kWarpSize;
+  }
+  const int64_t in_a_sector = std::min<int64_t>(vectors, 32 / vector_bytes);
+  return static_cast<int>(std::bit_floor(static_cast<uint64_t>(std::max({threads, in_a_sector, int64_t{1}}))));
+}
+
+/// What a thread of an index kernel carries in a large launch; a store kernel has two rows and carries half of each.
+#if defined(__CUDACC__) || defined(MINISGL_MICROSCOPE)
+inline constexpr int kVectorsInFlight = 4;
+#else
+inline constexpr int kVectorsInFlight = 64;  // a CPU has no lanes: neighbouring bytes belong to one thread
+#endif
+
+/// Multiprocessors of a GPU.
+inline int num_sms(DLDevice device) {
+  int count = 0;
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device.device_id),
+             "cudaDeviceGetAttribute");
+  return count;
+}
+
+/// Threads of a launch for each SM, from which on a thread carries several vectors.
+inline constexpr int64_t kEnoughThreadsPerSM = 512;
+
+/// Call `body(vector_bytes, vectors_per_thread)` with both numbers as compile-time constants.
+///
+/// The second is `kVectorsPerThread` if that is not 0. Otherwise the size of the launch decides: one while that
+/// spreads few vectors over more threads, else `kUsualVectorsPerThread`.
+template <int kVectorsPerThread, int kUsualVectorsPerThread, class Body>
+void dispatch_row_shape(int vector_bytes, int64_t num_vectors, DLDevice device, const Body& body) {
+  warp::dispatch_vector_bytes(vector_bytes, [&](auto width) {
+    if constexpr (kVectorsPerThread > 0) {
+      body(width, std::integral_constant<int, kVectorsPerThread>{});
+    } else if constexpr (kDeviceType == kDLCUDA && width.value == 16) {
+      if (num_vectors <= kEnoughThreadsPerSM * num_sms(device)) {
+        body(width, std::integral_constant<int, 1>{});
+      } else {
+        body(width, std::integral_constant<int, kUsualVectorsPerThread>{});
+      }
+    } else {
+      body(width, std::integral_constant<int, kUsualVectorsPerThread>{});
+    }
+  });
+}
+
+/// Blocks of `num_threads` threads for `num_rows` rows. Throws ValueError where CUDA has no grid of that size.
+inline unsigned num_blocks(int64_t num_rows, int threads_per_row, int num_threads) {
+  const int64_t blocks = div_ceil<int64_t>(num_rows * threads_per_row, num_threads);
+  require(blocks <= INT32_MAX, "ValueError", "indices: expected work for fewer than 2^31 blocks, got ", blocks);
+  return static_cast<unsigned>(blocks);
+}
+
+}  // namespace minisgl
