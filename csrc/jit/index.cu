@@ -1,4 +1,4 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:701f8a7b1817
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:1aa53cc41636
 
 #include <minisgl/row_checks.h>
 #include <minisgl/tensor.h>
@@ -53,7 +53,6 @@ __global__ __launch_bounds__(kNumThreads,
 }
 
 template <int64_t kRowBytes, int kVectorsPerThread, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>
-
 struct IndexKernel {
   static_assert(kNumThreads % kWarpSize == 0, "a block holds whole warps");
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:9534ab68e6f9
+// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:d5731a61153f
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -67,6 +67,40 @@ struct KeepBytes {
   }
 };
 
+/// Keep the loads above ahead of the branches below. The compiler moves a load to where its value is needed, behind a
+/// branch that could make it useless; but it moves none across a barrier, and this one costs next to nothing.
+__device__ __forceinline__ void keep_loads_ahead() {
+#ifdef __CUDA_ARCH__
+  __syncwarp();
+#endif
+}
+
+/// `kThreadsPerRow` threads store one token: k_cache[indices[i]] = k[i], and the same for V.
+template <class Index, class Encode, int64_t kKRowBytes, int64_t kVRowBytes, int kPageSize, int kVectorBytes,
+          int kThreadsPerRow, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>
+__global__ __launch_bounds__(kNumThreads,
+                             kMinBlocksPerSM) void store_kernel(const __grid_constant__ StoreKernelParams params) {
+  const auto& [k_cache, v_cache, k, v, indices, indices_stride, num_tokens, num_slots, k_scale, v_scale] = params;
+
+  const int64_t thread = int64_t{blockIdx.x} * kNumThreads + threadIdx.x;
+  const int64_t i = thread / kThreadsPerRow;
+  const int thread_of_row = static_cast<int>(thread % kThreadsPerRow);
+  if (i >= num_tokens) return;
+
+  wait_for_previous_kernel<kUsePDL>();
+  launch_next_kernel<kUsePDL>();
+  // Unsigned: -1 becomes a huge slot, and one comparison finds both what is padding and what is out of range.
+  const auto slot = static_cast<uint64_t>(int64_t{static_cast<const Index*>(indices)[i * indices_stride]});
+  warp::RowShare<kKRowBytes, kVectorBytes, kThreadsPerRow> k_row;
+  warp::RowShare<kVRowBytes, kVectorBytes, kThreadsPerRow> v_row;
+  k_row.load(k.data + i * k.stride_bytes, thread_of_row);
+  v_row.load(v.data + i * v.stride_bytes, thread_of_row);
+  keep_loads_ahead();  // neither row waits for the slot
+  if (slot >= num_slots) return;
+  Encode::apply(k_row, k_scale).store(k_cache.template row<kPageSize>(slot), thread_of_row);
+  Encode::apply(v_row, v_scale).store(v_cache.template row<kPageSize>(slot), thread_of_row);
+}
+
 /// What becomes of a row on its way into the cache: each element is divided by the scale and rounded to float8_e4m3fn.
 /// What is too large becomes the largest number, 448.
 template <class Element>
@@ -111,31 +145,6 @@ struct ToFloat8 {
     return fabsf(quotient) < 1024.0f ? corrected : quotient;
   }
 };
-
-/// `kThreadsPerRow` threads store one token: k_cache[indices[i]] = k[i], and the same for V.
-template <class Index, class Encode, int64_t kKRowBytes, int64_t kVRowBytes, int kPageSize, int kVectorBytes,
-          int kThreadsPerRow, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>
-__global__ __launch_bounds__(kNumThreads,
-                             kMinBlocksPerSM) void store_kernel(const __grid_constant__ StoreKernelParams params) {
-  const auto& [k_cache, v_cache, k, v, indices, indices_stride, num_tokens, num_slots, k_scale, v_scale] = params;
-
-  const int64_t thread = int64_t{blockIdx.x} * kNumThreads + threadIdx.x;
-  const int64_t i = thread / kThreadsPerRow;
-  const int thread_of_row = static_cast<int>(thread % kThreadsPerRow);
-  if (i >= num_tokens) return;
-
-  wait_for_previous_kernel<kUsePDL>();
-  launch_next_kernel<kUsePDL>();
-  // Unsigned: -1 becomes a huge slot, and one comparison finds both what is padding and what is out of range.
-  const auto slot = static_cast<uint64_t>(int64_t{static_cast<const Index*>(indices)[i * indices_stride]});
-  warp::RowShare<kKRowBytes, kVectorBytes, kThreadsPerRow> k_row;
-  warp::RowShare<kVRowBytes, kVectorBytes, kThreadsPerRow> v_row;
-  k_row.load(k.data + i * k.stride_bytes, thread_of_row);  // neither load waits for the slot
-  v_row.load(v.data + i * v.stride_bytes, thread_of_row);
-  if (slot >= num_slots) return;
-  Encode::apply(k_row, k_scale).store(k_cache.template row<kPageSize>(slot), thread_of_row);
-  Encode::apply(v_row, v_scale).store(v_cache.template row<kPageSize>(slot), thread_of_row);
-}
 
 /// A tensor of `kLeading` dimensions and a row: all dimensions behind the leading ones are taken as one.
 template <int kLeading>

@@ -1,4 +1,4 @@
-# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:6a38e653ecc1
+# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:959683b0a278
 
 """KV-cache store: scatter the K and V rows of new tokens into their slots."""
 
@@ -13,7 +13,7 @@ from minisgl.compile.targets import cuda_arch
 from minisgl.kernel.tensor import require_match, require_tensor
 from minisgl.kernel.utils import KernelConfig, TargetName, load_jit, make_cpp_args
 
-_CONFIG = KernelConfig(num_threads=64, use_pdl=True)
+_CONFIG = KernelConfig(num_threads=64, max_occupancy=24, use_pdl=True)
 _INDEX_DTYPES = (torch.int32, torch.int64)
 _FLOAT8 = torch.float8_e4m3fn
 _HALVES = (torch.float16, torch.bfloat16)
@@ -39,7 +39,8 @@ def store_cache(
             `page_size` above 1: `[P, page_size, ...]`, and slot `s` is row `[s // page_size, s % page_size]`.
         v_cache: like `k_cache`. Its rows may have another width. The two may be slices of one tensor.
         indices: `[L]` int32 or int64, any stride: the slot of each token; -1 skips the token. If a slot comes twice,
-            each aligned 16 bytes of it come from one of its tokens, and it is not said which.
+            it is not said which token ends up there, not even that all of its row is one token's. But where all rows
+            start at multiples of 16 bytes, every 16 bytes (8 in a float8 cache) come from one token.
         k: `[L, ...]`, with as many elements in a row as `k_cache`, of its dtype. Rows may lie apart.
         v: like `k`, for `v_cache`.
         k_scale: given with `v_scale`: the caches are `float8_e4m3fn`, `k` and `v` are float16 or bfloat16, and what is
@@ -57,17 +58,22 @@ def store_cache(
     Source: `csrc/jit/store.cu`, after the kernel of the same name in Mini-SGLang.
     """
     _require_plain(k_cache, v_cache, indices, k, v)
+    _check_page_size(page_size)
     scales = _check_scales(k_scale, v_scale)
-    debug = k.is_cuda and os.environ.get("MINISGL_DEBUG") == "1"
-    key = (k.shape[1:], v.shape[1:], k.dtype, scales is not None, page_size, k.device, sources.generation())
+    debug = k_cache.is_cuda and os.environ.get("MINISGL_DEBUG") == "1"
+    key = (k.shape[1:], v.shape[1:], k.dtype, scales is not None, page_size, k_cache.device, sources.generation())
     kernel = _kernels.get(key)
     if kernel is None or debug:
         k_row, v_row = _require_fit(k_cache, v_cache, indices, k, v, scales is not None, page_size)
         if kernel is None:
-            kernel = _kernels[key] = _load_kernel(k_row, v_row, scales is not None, page_size, k.device)
+            kernel = _kernels[key] = _load_kernel(k_row, v_row, scales is not None, page_size, k_cache.device)
     if debug:
         _require_in_range(indices, math.prod(k_cache.shape[: 1 if page_size == 1 else 2]))
-    kernel(k_cache, v_cache, indices, k, v, *(scales or (1.0, 1.0)))
+    try:
+        kernel(k_cache, v_cache, indices, k, v, *(scales or (1.0, 1.0)))
+    except (TypeError, ValueError):  # in the words of the first call, if that would have refused too
+        _require_fit(k_cache, v_cache, indices, k, v, scales is not None, page_size)
+        raise
     if torch.is_grad_enabled():
         torch.autograd.graph.increment_version([k_cache, v_cache])
 
@@ -77,6 +83,13 @@ def _require_plain(k_cache: object, v_cache: object, indices: object, k: object,
         tensor = require_tensor("store_cache", name, value)
         if name.endswith("cache") and tensor.requires_grad:
             raise ValueError(f"store_cache: {name}: expected a tensor that requires no gradient, got one that does")
+
+
+def _check_page_size(page_size: object) -> None:
+    if type(page_size) is not int:
+        raise TypeError(f"store_cache: page_size: expected an int, got {page_size!r}")
+    if not 1 <= page_size < 2**31:
+        raise ValueError(f"store_cache: page_size: expected at least 1 and below 2^31, got {page_size}")
 
 
 def _check_scales(k_scale: float | None, v_scale: float | None) -> tuple[float, float] | None:
@@ -103,13 +116,9 @@ def _require_fit(
 
     Returns the bytes of a row of `k` and of `v`.
     """
-    if type(page_size) is not int:
-        raise TypeError(f"store_cache: page_size: expected an int, got {page_size!r}")
-    if not 1 <= page_size < 2**31:
-        raise ValueError(f"store_cache: page_size: expected at least 1 and below 2^31, got {page_size}")
     pages = () if page_size == 1 else (("page_size", page_size),)
-    dtypes = _HALVES if to_float8 else ()
-    cache_dtypes = (_FLOAT8,) if to_float8 else ()
+    dtypes: tuple[torch.dtype, ...] = _HALVES if to_float8 else ()
+    cache_dtypes: tuple[torch.dtype, ...] = (_FLOAT8,) if to_float8 else ()
     device = k_cache.device
     caches = [_as_rows("k_cache", k_cache, 1 + len(pages)), _as_rows("v_cache", v_cache, 1 + len(pages))]
     for name, row, cache in zip(("k_cache", "v_cache"), ("K", "V"), caches, strict=True):

@@ -1,7 +1,6 @@
 """`indexing` against PyTorch, bit for bit, and what it says about bad input."""
 
 import itertools
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,54 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from minisgl.kernel import index, indexing
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-V = 50
-VOCAB_RANGES = [None, (0, V), (10, 20), (V - 1, 1), (1000, V), (7, 0)]
-
-
-# Quantised tensors carry a scale beside their bytes; DLPack has no bits types; integers of 1 to 7 bits are bytes.
-NOT_PLAIN = re.compile(r"torch\.(q|bits|u?int[1-7]$)")
-DTYPES = sorted(
-    {
-        dtype
-        for dtype in vars(torch).values()
-        if isinstance(dtype, torch.dtype) and dtype.itemsize in (1, 2, 4, 8) and not NOT_PLAIN.match(str(dtype))
-    },
-    key=str,
+from tables import (  # type: ignore[import-not-found]  # pytest puts this folder on the path
+    DTYPES,
+    bits,
+    poisoned,
+    random_table,
 )
 
+from minisgl.kernel import index, indexing
+from minisgl.kernel.utils import KernelConfig, load_jit
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here; the same source is tested on the CPU")
-    return request.param
-
-
-def random_table(rows: int, dim: int, dtype: torch.dtype, device: str = "cpu", offset: int = 1) -> torch.Tensor:
-    """Return random bit patterns as `[rows, dim]`, starting `offset` elements into their allocation."""
-    raw = torch.randint(0, 256, ((rows * dim + offset) * dtype.itemsize,), dtype=torch.uint8, device=device)
-    if dtype == torch.bool:
-        raw %= 2
-    return raw.view(dtype)[offset:].view(rows, dim)
-
-
-def poisoned(rows: int, dim: int, dtype: torch.dtype, device: str, offset: int) -> torch.Tensor:
-    """Return `[rows, dim]` whose every byte is 1, which no lookup of a random table gives by chance."""
-    raw = torch.ones(((rows * dim + offset) * dtype.itemsize,), dtype=torch.uint8, device=device)
-    return raw.view(dtype)[offset:].view(rows, dim)
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the bytes of each row; NaNs and signed zeros compare as what they are."""
-    row_bytes = tensor.shape[1] * tensor.itemsize
-    flat = tensor.contiguous().view(-1)
-    return (flat.view(torch.uint8) if flat.numel() else flat.to(torch.uint8)).view(tensor.shape[0], row_bytes)
+V = 50
+VOCAB_RANGES = [None, (0, V), (10, 20), (V - 1, 1), (1000, V), (7, 0)]
 
 
 def expected_bits(weights: torch.Tensor, indices: torch.Tensor, vocab_range: tuple[int, int] | None) -> torch.Tensor:
@@ -147,22 +113,42 @@ def test_any_layout(
     assert torch.equal(base.view(torch.uint8)[outside], before[outside]), "bytes between the rows were written"
 
 
-@pytest.mark.parametrize("splits", [1, 2, 4])
-def test_rows_split_over_warps(splits: int) -> None:
-    """The CPU never splits rows by itself, a GPU does: run the split kernel here too."""
-    weights = random_table(V, 4096, torch.float16, offset=8)
-    kernel = index.load_index_kernel(8192, splits)
-    indices = torch.randint(0, V, (37,))
-    output = torch.empty(37, 4096, dtype=torch.float16)
-    kernel(weights, indices, output, None, None)
-    assert torch.equal(bits(output), expected_bits(weights, indices, None))
-
-
-@pytest.mark.parametrize(
-    ("row_bytes", "splits"), [(0, 4), (7, 1), (512, 1), (1024, 2), (2048, 4), (3072, 2), (10240, 4)]
+# Widths around every edge of threads_per_row, and every shape that a GPU may choose or be asked for.
+SHAPES = dict(
+    zip(
+        [31, 32, 33, 511, 512, 513, 576, 1008, 5120, 10240, 14336, 96],
+        itertools.product([1, 2, 4, 8], [32, 64, 128]),  # vectors per thread, threads per block
+        strict=True,
+    )
 )
-def test_num_splits(row_bytes: int, splits: int) -> None:
-    assert index.num_splits(row_bytes) == splits
+
+
+@pytest.fixture(scope="module", params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
+def shaped(request: pytest.FixtureRequest) -> tuple[tvm_ffi.Module, str]:
+    """Kernels of all shapes in one library, and the device for them."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here; the same source is tested on the CPU")
+    wrappers = []
+    for row_bytes, (vectors, threads) in SHAPES.items():
+        config = KernelConfig(num_threads=threads, vectors_per_thread=vectors, use_pdl=True)
+        wrappers.append((f"index_{row_bytes}", index.index_wrapper(row_bytes, config)[1]))
+    module = load_jit("index_shapes", cuda_files=["index.cu"], cuda_wrappers=wrappers, target=request.param)
+    return module, "cpu" if request.param == "host" else "cuda"
+
+
+@pytest.mark.parametrize("row_bytes", SHAPES)
+def test_shapes_of_a_launch(shaped: tuple[tvm_ffi.Module, str], row_bytes: int) -> None:
+    """The CPU never spreads a row as thin as a GPU does: run those kernels here too."""
+    module, device = shaped
+    for offset in (0, 1, 2, 4, 8):  # vectors of 16, 1, 2, 4 and 8 bytes
+        weights = random_table(V, row_bytes, torch.uint8, device, offset)
+        memory = torch.randint(0, 256, (37 * row_bytes + 32,), dtype=torch.uint8, device=device)
+        indices = torch.randint(-3, V + 3, (37,), device=device)
+        expected = memory.clone()
+        expected[offset : offset + 37 * row_bytes] = expected_bits(weights, indices, (0, V)).flatten()
+        output = memory[offset : offset + 37 * row_bytes].view(37, row_bytes)
+        getattr(module, f"index_{row_bytes}")(weights, indices, output, 0, V)
+        assert torch.equal(memory, expected)
 
 
 def test_parameters_can_be_looked_up() -> None:
@@ -343,6 +329,14 @@ def test_autograd_notices_an_output_that_it_saved() -> None:
     indexing(W, IDS, output=output)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_inference_tensors() -> None:
+    with torch.inference_mode():
+        weights, output = table(4, 3), table(2, 3)
+        indexing(weights, IDS, output=output)
+    assert torch.equal(indexing(2 * weights, IDS, output=output), 2 * weights[IDS])
+    assert torch.equal(indexing(weights, IDS), weights[IDS])
 
 
 def test_a_child_forked_during_a_launch_can_launch() -> None:

@@ -1,4 +1,4 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:07c32418e373
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:d1dc5de2d452
 
 #pragma once
 
@@ -21,16 +21,10 @@ constexpr int threads_per_row(int64_t row_bytes, int vector_bytes, int vectors_p
   if (threads >= kWarpSize) {
     return static_cast<int>(div_ceil<int64_t>(vectors, int64_t{kWarpSize} * vectors_per_thread)) * kWarpSize;
   }
-  const int64_t in_a_sector = std::min<int64_t>(vectors, 32 / vector_bytes);
+  const bool by_lanes = vectors_per_thread <= warp::kMaxInFlight;  // not on a CPU, see kVectorsInFlight
+  const int64_t in_a_sector = by_lanes ? std::min<int64_t>(vectors, 32 / vector_bytes) : 1;
   return static_cast<int>(std::bit_floor(static_cast<uint64_t>(std::max({threads, in_a_sector, int64_t{1}}))));
 }
-
-/// What a thread of an index kernel carries in a large launch; a store kernel has two rows and carries half of each.
-#if defined(__CUDACC__) || defined(MINISGL_MICROSCOPE)
-inline constexpr int kVectorsInFlight = 4;
-#else
-inline constexpr int kVectorsInFlight = 64;  // a CPU has no lanes: neighbouring bytes belong to one thread
-#endif
 
 /// Multiprocessors of a GPU.
 inline int num_sms(DLDevice device) {
@@ -39,6 +33,20 @@ inline int num_sms(DLDevice device) {
              "cudaDeviceGetAttribute");
   return count;
 }
+
+/// Blocks of `num_threads` threads for `num_rows` rows. Throws ValueError where CUDA has no grid of that size.
+inline unsigned num_blocks(int64_t num_rows, int threads_per_row, int num_threads) {
+  const int64_t blocks = div_ceil<int64_t>(num_rows * threads_per_row, num_threads);
+  require(blocks <= INT32_MAX, "ValueError", "indices: expected work for fewer than 2^31 blocks, got ", blocks);
+  return static_cast<unsigned>(blocks);
+}
+
+/// What a thread of an index kernel carries in a large launch; a store kernel has two rows and carries half of each.
+#if defined(__CUDACC__) || defined(MINISGL_MICROSCOPE)
+inline constexpr int kVectorsInFlight = 4;
+#else
+inline constexpr int kVectorsInFlight = 4096;  // a CPU has no lanes: one thread carries a whole row
+#endif
 
 /// Threads of a launch for each SM, from which on a thread carries several vectors.
 inline constexpr int64_t kEnoughThreadsPerSM = 512;
@@ -62,13 +70,6 @@ void dispatch_row_shape(int vector_bytes, int64_t num_vectors, DLDevice device, 
       body(width, std::integral_constant<int, kUsualVectorsPerThread>{});
     }
   });
-}
-
-/// Blocks of `num_threads` threads for `num_rows` rows. Throws ValueError where CUDA has no grid of that size.
-inline unsigned num_blocks(int64_t num_rows, int threads_per_row, int num_threads) {
-  const int64_t blocks = div_ceil<int64_t>(num_rows * threads_per_row, num_threads);
-  require(blocks <= INT32_MAX, "ValueError", "indices: expected work for fewer than 2^31 blocks, got ", blocks);
-  return static_cast<unsigned>(blocks);
 }
 
 }  // namespace minisgl
