@@ -45,7 +45,7 @@ INDEX_VARIANTS: dict[str, Sequence[tuple[str, str]]] = {
     "one warp a row": one_warp_a_row("kRowBytes"),
 }
 
-LOAD_V = "  v_row.load(v.data + i * v.stride_bytes, thread_of_row);\n"
+LOAD_V = "  v_row.load(v_address, thread_of_row);\n"
 STORE_K = "  Encode::apply(k_row, k_scale).store(k_cache.template row<kPageSize>(slot), thread_of_row);\n"
 STORE_VARIANTS: dict[str, Sequence[tuple[str, str]]] = {
     "K then V": [(LOAD_V, ""), (STORE_K, STORE_K + LOAD_V)],

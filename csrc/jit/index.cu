@@ -1,4 +1,4 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:1aa53cc41636
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:4aadfbef3197
 
 #include <minisgl/row_checks.h>
 #include <minisgl/tensor.h>
@@ -29,7 +29,8 @@ struct IndexKernelParams {
 template <class Index, int64_t kRowBytes, int kVectorBytes, int kThreadsPerRow, int kNumThreads, int kMinBlocksPerSM,
           bool kUsePDL>
 __global__ __launch_bounds__(kNumThreads,
-                             kMinBlocksPerSM) void index_kernel(const __grid_constant__ IndexKernelParams params) {
+                             kMinBlocksPerSM) void index_kernel(const __grid_constant__ IndexKernelParams params,
+                                                                bool start_next_early) {
   const auto& [output, weights, indices, num_indices, output_stride_bytes, weights_stride_bytes, indices_stride,
                vocab_start, vocab_length] = params;
 
@@ -38,12 +39,14 @@ __global__ __launch_bounds__(kNumThreads,
   const int thread_of_row = static_cast<int>(thread % kThreadsPerRow);
   if (i >= num_indices) return;
 
+  auto index_address = static_cast<const Index*>(indices) + i * indices_stride;
+  auto dst = output + i * output_stride_bytes;
+  compute_here(index_address);
+  compute_here(dst);
   wait_for_previous_kernel<kUsePDL>();
-  launch_next_kernel<kUsePDL>();
+  if (start_next_early) launch_next_kernel<kUsePDL>();
   // Unsigned: a negative index becomes a huge one, and one comparison finds both ends of the range.
-  const auto index = static_cast<uint64_t>(int64_t{static_cast<const Index*>(indices)[i * indices_stride]});
-  const uint64_t row = index - vocab_start;
-  const auto dst = output + i * output_stride_bytes;
+  const uint64_t row = static_cast<uint64_t>(int64_t{*index_address}) - vocab_start;
   if (row < vocab_length) {
     const auto src = weights + static_cast<int64_t>(row) * weights_stride_bytes;
     warp::copy<kRowBytes, kVectorBytes, kThreadsPerRow>(dst, src, thread_of_row);
@@ -103,11 +106,12 @@ struct IndexKernel {
     const int64_t num_vectors = params.num_indices * (kRowBytes / width);
     dispatch_row_shape<kVectorsPerThread, kVectorsInFlight>(width, num_vectors, device, [&](auto vector, auto share) {
       constexpr int kThreadsPerRow = threads_per_row(kRowBytes, vector.value, share.value);
+      const bool start_next_early = should_start_next_early(params.num_indices * kThreadsPerRow, device);
       LaunchKernel(num_blocks(params.num_indices, kThreadsPerRow, kNumThreads), kNumThreads, device)
           .enable_pdl(kUsePDL)
           .template run<
               index_kernel<Index, kRowBytes, vector.value, kThreadsPerRow, kNumThreads, kMinBlocksPerSM, kUsePDL>>(
-              params);
+              params, start_next_early);
     });
   }
 };

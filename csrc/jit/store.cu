@@ -1,4 +1,4 @@
-// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:d5731a61153f
+// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:8a1262c2b71e
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -79,7 +79,8 @@ __device__ __forceinline__ void keep_loads_ahead() {
 template <class Index, class Encode, int64_t kKRowBytes, int64_t kVRowBytes, int kPageSize, int kVectorBytes,
           int kThreadsPerRow, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>
 __global__ __launch_bounds__(kNumThreads,
-                             kMinBlocksPerSM) void store_kernel(const __grid_constant__ StoreKernelParams params) {
+                             kMinBlocksPerSM) void store_kernel(const __grid_constant__ StoreKernelParams params,
+                                                                bool start_next_early) {
   const auto& [k_cache, v_cache, k, v, indices, indices_stride, num_tokens, num_slots, k_scale, v_scale] = params;
 
   const int64_t thread = int64_t{blockIdx.x} * kNumThreads + threadIdx.x;
@@ -87,14 +88,19 @@ __global__ __launch_bounds__(kNumThreads,
   const int thread_of_row = static_cast<int>(thread % kThreadsPerRow);
   if (i >= num_tokens) return;
 
+  auto slot_address = static_cast<const Index*>(indices) + i * indices_stride;
+  auto k_address = k.data + i * k.stride_bytes, v_address = v.data + i * v.stride_bytes;
+  compute_here(slot_address);
+  compute_here(k_address);
+  compute_here(v_address);
   wait_for_previous_kernel<kUsePDL>();
-  launch_next_kernel<kUsePDL>();
+  if (start_next_early) launch_next_kernel<kUsePDL>();
   // Unsigned: -1 becomes a huge slot, and one comparison finds both what is padding and what is out of range.
-  const auto slot = static_cast<uint64_t>(int64_t{static_cast<const Index*>(indices)[i * indices_stride]});
+  const auto slot = static_cast<uint64_t>(int64_t{*slot_address});
   warp::RowShare<kKRowBytes, kVectorBytes, kThreadsPerRow> k_row;
   warp::RowShare<kVRowBytes, kVectorBytes, kThreadsPerRow> v_row;
-  k_row.load(k.data + i * k.stride_bytes, thread_of_row);
-  v_row.load(v.data + i * v.stride_bytes, thread_of_row);
+  k_row.load(k_address, thread_of_row);
+  v_row.load(v_address, thread_of_row);
   keep_loads_ahead();  // neither row waits for the slot
   if (slot >= num_slots) return;
   Encode::apply(k_row, k_scale).store(k_cache.template row<kPageSize>(slot), thread_of_row);
@@ -299,10 +305,12 @@ struct StoreKernel {
         width, num_vectors, device, [&](auto vector, auto share) {
           if constexpr (vector.value % Encode::kShrink == 0) {
             constexpr int kThreadsPerRow = threads_per_row(kWidest, vector.value, share.value);
+            const bool start_next_early = should_start_next_early(params.num_tokens * kThreadsPerRow, device);
             LaunchKernel(num_blocks(params.num_tokens, kThreadsPerRow, kNumThreads), kNumThreads, device)
                 .enable_pdl(kUsePDL)
                 .template run<store_kernel<Index, Encode, kKRowBytes, kVRowBytes, kPageSize, vector.value,
-                                           kThreadsPerRow, kNumThreads, kMinBlocksPerSM, kUsePDL>>(params);
+                                           kThreadsPerRow, kNumThreads, kMinBlocksPerSM, kUsePDL>>(params,
+                                                                                                   start_next_early);
           } else {
             fail("ValueError", "k and v: expected addresses that are multiples of ", int64_t{Encode::kShrink});
           }

@@ -106,7 +106,10 @@ def test_kernel_config_refuses_thread_counts(threads: int) -> None:
         KernelConfig(num_threads=threads)
 
 
-@pytest.mark.parametrize("wrong", [{"num_threads": 128.0}, {"max_occupancy": True}, {"use_pdl": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_threads": 128.0}, {"max_occupancy": True}, {"use_pdl": 1}, {"vectors_per_thread": None}],
+)
 def test_kernel_config_refuses_other_types(wrong: dict[str, object]) -> None:
     with pytest.raises(TypeError, match=f"KernelConfig: {next(iter(wrong))}: expected"):
         KernelConfig(**wrong)  # type: ignore[arg-type]
@@ -122,5 +125,12 @@ def test_kernel_config_refuses_no_occupancy() -> None:
         KernelConfig(max_occupancy=0)
 
 
+def test_kernel_config_refuses_negative_shares() -> None:
+    with pytest.raises(ValueError, match="KernelConfig: vectors_per_thread: expected at least 0, got -1"):
+        KernelConfig(vectors_per_thread=-1)
+
+
 def test_kernel_config_as_template_arguments() -> None:
-    assert make_cpp_args(*KernelConfig().template_args) == "128, 1, false"
+    assert make_cpp_args(*KernelConfig().template_args) == "0, 128, 1, false"
+    config = KernelConfig(num_threads=64, max_occupancy=24, use_pdl=True, vectors_per_thread=4)
+    assert make_cpp_args(*config.template_args) == "4, 64, 24, true"

@@ -25,7 +25,11 @@ int64_t shape(int64_t vector_bytes, int64_t num_vectors, TensorView any) {
   return result;
 }
 
-inline int64_t multiprocessors(TensorView any) { return num_sms(any.device()); }
+inline int64_t places(TensorView any) { return resident_threads(any.device()); }
+
+inline bool starts_next_early(int64_t num_threads, TensorView any) {
+  return should_start_next_early(num_threads, any.device());
+}
 
 /// Each thread stores what it carries of `row` into a row of its own, of so many bytes that all are aligned.
 template <int64_t kBytes, int kVectorBytes, int kThreads>

@@ -32,7 +32,7 @@ SHARE_OF_LARGE_LAUNCHES = 5  # what rows.cu calls usual
 def rows(request: pytest.FixtureRequest) -> tuple[tvm_ffi.Module, str]:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here; the same source is tested on the CPU")
-    names = ["threads", "blocks", "multiprocessors"]
+    names = ["threads", "blocks", "places", "starts_next_early"]
     wrappers = [(name, f"minisgl::test::{name}") for name in names]
     wrappers += [(f"shape_{n}", f"minisgl::test::shape<{n}>") for n in (0, 3)]
     wrappers += [("carry_" + "_".join(map(str, s)), f"minisgl::test::carry<{s[0]}, {s[1]}, {s[2]}>") for s in SHARES]
@@ -151,8 +151,18 @@ def test_vectors_of_a_thread(rows: tuple[tvm_ffi.Module, str], width: int) -> No
     """A GPU spreads few wide vectors over more threads; a config has the last word."""
     module, device = rows
     any_tensor = torch.zeros(1, device=device)
-    few = 512 * module.multiprocessors(any_tensor) if device == "cuda" else 1000
+    few = module.places(any_tensor) // 4
     large = 100 * width + SHARE_OF_LARGE_LAUNCHES
     small = 100 * width + 1 if device == "cuda" and width == 16 else large
     assert [module.shape_0(width, n, any_tensor) for n in (1, few, few + 1, 2**40)] == [small, small, large, large]
     assert [module.shape_3(width, n, any_tensor) for n in (1, 2**40)] == [100 * width + 3] * 2
+
+
+def test_which_launches_start_the_next_one_early(rows: tuple[tvm_ffi.Module, str]) -> None:
+    """All but those that fill a part of the GPU, more than a quarter."""
+    module, device = rows
+    any_tensor = torch.zeros(1, device=device)
+    places = module.places(any_tensor)
+    assert places % 2048 == 0
+    sizes = {1: True, places // 4: True, places // 4 + 1: False, places - 1: False, places: True, 9 * places: True}
+    assert {size: module.starts_next_early(size, any_tensor) for size in sizes} == sizes
