@@ -67,4 +67,4 @@ def empty_kernel_seconds(*, use_pdl: bool) -> list[float]:
     empty = load_jit("empty", use_pdl, cuda_files=["bench_empty.cu"], cuda_wrappers=[wrapper], target="cuda").empty
     x = torch.zeros(1, device="cuda")
     launch: Launch = lambda: empty(x)  # noqa: E731
-    return replay_seconds([launch] * 400)
+    return replay_seconds([launch] * 400, cold=False)

@@ -134,7 +134,7 @@ def main(folder: Path, commit: str = "unknown") -> None:
                 for name, bind in ledger.items():
                     measure(name, launches=case.launches(bind))
                 if rows == 1:
-                    measure("indexing, hot", launches=case.hot_launches(bind_ours))
+                    measure("indexing, hot", launches=case.hot_launches(bind_ours), cold=False)
     record.write(folder, commit, peers)
 
 

@@ -29,7 +29,7 @@ TRIAL_REPLAYS = 3
 METHOD = (
     "CUDA graph replays, seconds per launch. The launches of a graph take rotating buffers; the L2 cache is flushed "
     "before each replay; all rows of a launch are different ones, in random order. 'hot': all launches of a graph use "
-    "the same buffers."
+    "the same buffers, and the cache is not flushed, as for the empty kernels."
 )
 
 Key = TypeVar("Key")
@@ -80,10 +80,17 @@ class Record:
         print_ceilings(self.entries)
 
     def measure(
-        self, name: str, rows: int, row_bytes: int, launches: list[Launch], *, right: Callable[[Launch], bool]
+        self,
+        name: str,
+        rows: int,
+        row_bytes: int,
+        launches: list[Launch],
+        *,
+        right: Callable[[Launch], bool],
+        cold: bool = True,
     ) -> None:
         """Time `launches` if `right` says that the first of them gives the right result."""
-        self.measure_best(name, rows, row_bytes, {"": launches}, right=right)
+        self.measure_best(name, rows, row_bytes, {"": launches}, right=right, cold=cold)
 
     def measure_best(
         self,
@@ -93,6 +100,7 @@ class Record:
         ways: Mapping[str, list[Launch]],
         *,
         right: Callable[[Launch], bool],
+        cold: bool = True,
     ) -> None:
         """Time the fastest of several ways to do the same. One that fails or gives a wrong result is not timed."""
         where = f"{rows:6} x {row_bytes:5} {name:32}"
@@ -102,14 +110,14 @@ class Record:
                 if not right(launches[0]):
                     raise ValueError("wrong result")
                 trial = (launches[:TRIAL_LAUNCHES], TRIAL_REPLAYS) if len(ways) > 1 else (launches, REPLAYS)
-                timed[way] = replay_seconds(*trial)
+                timed[way] = replay_seconds(*trial, cold=cold)
             except Exception as error:  # a long run goes on without it
                 self.failures.append(f"{where} {way} {type(error).__name__}: {error}")
                 print(self.failures[-1], flush=True)
         if not timed:
             return
         best = min(timed, key=lambda way: median(timed[way]))
-        seconds = replay_seconds(ways[best]) if len(ways) > 1 else timed[best]
+        seconds = replay_seconds(ways[best], cold=cold) if len(ways) > 1 else timed[best]
         sample = {"name": name, "rows": rows, "row_bytes": row_bytes, "seconds": seconds}
         self.samples.append(sample | ({"way": best} if best else {}))
         print(f"{where} {median(seconds) * 1e6:9.2f} us {best}", flush=True)

@@ -226,7 +226,7 @@ def measure_ledger(record: Record, case: Case, rows: int, row_bytes: int, kernel
     measure("store_cache, float8", launches=small.launches(bind_float8), right=small.right)
     measure("torch, float8", launches=small.launches(bind_torch_float8), right=small.right)
     if rows == 1:
-        measure("store_cache, hot", launches=case.hot_launches(bind_ours), right=case.right)
+        measure("store_cache, hot", launches=case.hot_launches(bind_ours), right=case.right, cold=False)
 
 
 def main(folder: Path, commit: str = "unknown") -> None:

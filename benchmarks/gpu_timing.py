@@ -12,15 +12,15 @@ WARMUPS = 2
 FLUSH_BYTES = 256 * 2**20  # the L2 of an H200 holds 60 MiB
 
 
-def replay_seconds(launches: list[Launch], replays: int = REPLAYS) -> list[float]:
+def replay_seconds(launches: list[Launch], replays: int = REPLAYS, *, cold: bool = True) -> list[float]:
     """Return the time per launch of each replay of a graph that holds `launches`.
 
-    The L2 cache holds nothing of theirs when a replay starts.
+    If `cold`, the L2 cache holds nothing of theirs when a replay starts, not even the parameters of the launches.
     """
     for launch in launches[:2]:
         launch()  # compile and load outside the graph
     graph = capture(launches)
-    samples = timed(graph.replay, replays, before=flush_l2)
+    samples = timed(graph.replay, replays, before=flush_l2 if cold else None)
     return [float(f"{seconds / len(launches):.4g}") for seconds in samples]
 
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:4aadfbef3197
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:0088f1d9c37d
 
 #include <minisgl/row_checks.h>
 #include <minisgl/tensor.h>
@@ -53,6 +53,7 @@ __global__ __launch_bounds__(kNumThreads,
   } else {
     warp::reset<kRowBytes, kVectorBytes, kThreadsPerRow>(dst, thread_of_row);
   }
+  if (!start_next_early) launch_next_kernel<kUsePDL>();
 }
 
 template <int64_t kRowBytes, int kVectorsPerThread, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>

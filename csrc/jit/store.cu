@@ -1,4 +1,4 @@
-// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:8a1262c2b71e
+// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:632e91f1bf55
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -105,6 +105,7 @@ __global__ __launch_bounds__(kNumThreads,
   if (slot >= num_slots) return;
   Encode::apply(k_row, k_scale).store(k_cache.template row<kPageSize>(slot), thread_of_row);
   Encode::apply(v_row, v_scale).store(v_cache.template row<kPageSize>(slot), thread_of_row);
+  if (!start_next_early) launch_next_kernel<kUsePDL>();
 }
 
 /// What becomes of a row on its way into the cache: each element is divided by the scale and rounded to float8_e4m3fn.

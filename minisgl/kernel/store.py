@@ -1,4 +1,4 @@
-# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:959683b0a278
+# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:b6a15fa26bec
 
 """KV-cache store: scatter the K and V rows of new tokens into their slots."""
 
@@ -43,8 +43,8 @@ def store_cache(
             start at multiples of 16 bytes, every 16 bytes (8 in a float8 cache) come from one token.
         k: `[L, ...]`, with as many elements in a row as `k_cache`, of its dtype. Rows may lie apart.
         v: like `k`, for `v_cache`.
-        k_scale: given with `v_scale`: the caches are `float8_e4m3fn`, `k` and `v` are float16 or bfloat16, and what is
-            stored is `k / k_scale`, rounded to nearest even; beyond the range it becomes -448 or 448. From 2^-64 to 2^64.
+        k_scale: from 2^-64 to 2^64, given with `v_scale`: the caches are `float8_e4m3fn`, `k` and `v` are float16 or
+            bfloat16, and what is stored is `k / k_scale`, rounded to nearest even; beyond the range it is -448 or 448.
         v_scale: the same for V.
         page_size: slots per page.
 
@@ -64,7 +64,7 @@ def store_cache(
     key = (k.shape[1:], v.shape[1:], k.dtype, scales is not None, page_size, k_cache.device, sources.generation())
     kernel = _kernels.get(key)
     if kernel is None or debug:
-        k_row, v_row = _require_fit(k_cache, v_cache, indices, k, v, scales is not None, page_size)
+        k_row, v_row = _require_fit(k_cache, v_cache, indices, k, v, to_float8=scales is not None, page_size=page_size)
         if kernel is None:
             kernel = _kernels[key] = _load_kernel(k_row, v_row, scales is not None, page_size, k_cache.device)
     if debug:
@@ -72,7 +72,7 @@ def store_cache(
     try:
         kernel(k_cache, v_cache, indices, k, v, *(scales or (1.0, 1.0)))
     except (TypeError, ValueError):  # in the words of the first call, if that would have refused too
-        _require_fit(k_cache, v_cache, indices, k, v, scales is not None, page_size)
+        _require_fit(k_cache, v_cache, indices, k, v, to_float8=scales is not None, page_size=page_size)
         raise
     if torch.is_grad_enabled():
         torch.autograd.graph.increment_version([k_cache, v_cache])
@@ -109,6 +109,7 @@ def _require_fit(
     indices: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    *,
     to_float8: bool,
     page_size: int,
 ) -> tuple[int, int]:

@@ -163,6 +163,6 @@ def test_which_launches_start_the_next_one_early(rows: tuple[tvm_ffi.Module, str
     module, device = rows
     any_tensor = torch.zeros(1, device=device)
     places = module.places(any_tensor)
-    assert places % 2048 == 0
+    assert places >= 1024
     sizes = {1: True, places // 4: True, places // 4 + 1: False, places - 1: False, places: True, 9 * places: True}
     assert {size: module.starts_next_early(size, any_tensor) for size in sizes} == sizes

@@ -175,7 +175,7 @@ def test_a_slot_that_comes_twice(dim: int, scale: float | None, device: str) -> 
     rows = k if scale is None else quantised(k, scale)
     for cache, slot in itertools.product((k_cache, v_cache), range(5)):
         written = cache[slot].view(torch.uint8).view(-1, piece).tolist()
-        offered = rows[(slots == slot).to(device)].view(torch.uint8).view(-1, piece).tolist()
+        offered = rows.view(torch.uint8)[(slots == slot).to(device)].view(-1, piece).tolist()
         assert offered
         assert all(part in offered for part in written)
     assert not k_cache[5].float().any()

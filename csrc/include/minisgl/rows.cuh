@@ -1,4 +1,4 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:4830d7b91768
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:c01dc53857f6
 
 #pragma once
 
@@ -13,11 +13,12 @@
 
 namespace minisgl {
 
-/// Threads that share a row so that each carries `vectors_per_thread` of its vectors, or up to twice as many: whole
-/// warps, or a power of two below a warp, at least as many as cover a sector of 32 bytes.
+/// Threads that share a row so that each carries `vectors_per_thread` of its vectors, or up to twice as many: one for
+/// each vector, else whole warps, else a power of two below a warp, at least as many as cover a sector of 32 bytes.
 constexpr int threads_per_row(int64_t row_bytes, int vector_bytes, int vectors_per_thread) {
   const int64_t vectors = row_bytes / vector_bytes;
   const int64_t threads = vectors / vectors_per_thread;
+  if (vectors_per_thread == 1) return static_cast<int>(std::max<int64_t>(threads, 1));
   if (threads >= kWarpSize) {
     return static_cast<int>(div_ceil<int64_t>(vectors, int64_t{kWarpSize} * vectors_per_thread)) * kWarpSize;
   }
@@ -71,13 +72,13 @@ void dispatch_row_shape(int vector_bytes, int64_t num_vectors, DLDevice device, 
   });
 }
 
-/// Whether a kernel of `num_threads` threads should let the next one start at once, or only by ending.
+/// Whether a kernel of `num_threads` threads should let the next one start at once, or only when its own work is done.
 ///
 /// Waiting blocks of the next one take any place that is free. If a launch fills more than a quarter of the GPU but not
 /// all of it, those places lie unevenly over the SMs, and the next launch takes a fifth longer (measured on an H200).
 inline bool should_start_next_early(int64_t num_threads, DLDevice device) {
   const int64_t places = resident_threads(device);
-  return num_threads <= places / 4 || num_threads >= places;
+  return num_threads <= places / 4 || num_threads >= places * 9 / 10;
 }
 
 }  // namespace minisgl
