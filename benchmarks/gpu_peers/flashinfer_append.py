@@ -34,7 +34,9 @@ def append_function() -> tvm_ffi.Function:
     cccl = FOLDER / "data" / "cccl"
     include = [cccl / "libcudacxx" / "include", cccl / "cub", cccl / "thrust"]
     include += [FOLDER / "data" / "include", FOLDER / "data" / "csrc"]
-    return compile_peer(unit, include, ["-w", "-DFLASHINFER_ENABLE_F16", "-DFLASHINFER_ENABLE_BF16"]).append_paged_kv_cache
+    return compile_peer(
+        unit, include, ["-w", "-DFLASHINFER_ENABLE_F16", "-DFLASHINFER_ENABLE_BF16"]
+    ).append_paged_kv_cache
 
 
 class Store:
