@@ -129,7 +129,7 @@ SHAPES = dict(
         itertools.product([1, 2, 4, 8], [32, 64, 128]),  # vectors per thread, threads per block
         strict=True,
     )
-)
+) | {560: (1, 64), 5136: (1, 64)}  # one vector a thread: rows begin inside a warp
 
 
 @pytest.fixture(scope="module", params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
