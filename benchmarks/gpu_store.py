@@ -6,6 +6,7 @@
 orders of the slots, and a float8 cache. `row_bytes` are those of one row of K, before it becomes float8.
 """
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -29,17 +30,17 @@ from gpu_record import (
     random_rows,
 )
 from gpu_timing import Launch
-from gpu_variants import STORE_VARIANTS, add_variant
+from gpu_variants import PLAIN_DIVISION, STORE_VARIANTS, add_variant
 
 from minisgl.kernel import store_cache
 from minisgl.kernel.store import load_store_kernel, store_wrapper
 from minisgl.kernel.utils import KernelConfig, load_jit
 
-SHIPPED = KernelConfig(num_threads=64, use_pdl=True)
+SHIPPED = KernelConfig(num_threads=64, max_occupancy=24, use_pdl=True)
 CONFIGS = {
-    **{f"{n} vectors a thread": KernelConfig(num_threads=64, use_pdl=True, vectors_per_thread=n) for n in (1, 2, 4, 8)},
-    **{f"{n} threads a block": KernelConfig(num_threads=n, use_pdl=True) for n in (32, 128, 256)},
-    "no PDL": KernelConfig(num_threads=64),
+    **{f"{n} vectors a thread": dataclasses.replace(SHIPPED, vectors_per_thread=n) for n in (1, 2, 4, 8)},
+    **{f"{n} threads a block": dataclasses.replace(SHIPPED, num_threads=n, max_occupancy=1) for n in (32, 128, 256)},
+    "no PDL": dataclasses.replace(SHIPPED, use_pdl=False),
 }
 MIN_CACHE_BYTES = 2**30
 MIN_SLOTS = 131072
@@ -117,6 +118,10 @@ def bind_compiled(function: tvm_ffi.Function) -> Bind:
     return lambda *tensors: functools.partial(function, *tensors, 1.0, 1.0)
 
 
+def bind_compiled_float8(function: tvm_ffi.Function) -> Bind:
+    return lambda *tensors: functools.partial(function, *tensors, *SCALES)
+
+
 def bind_two_launches(function: tvm_ffi.Function) -> Bind:
     """K alone, then V alone: the other one is a row of no bytes."""
 
@@ -158,6 +163,7 @@ def bind_torch_float8(
 def loaders(peers: dict[str, ModuleType]) -> dict[tuple[str, int], Loader]:
     """Return what compiles each kernel, by its name in the record and its row size."""
     variants = {name: add_variant("store", name, lines) for name, lines in STORE_VARIANTS.items()}
+    plain_division = add_variant("store", "plain division", PLAIN_DIVISION)
     found: dict[tuple[str, int], Loader] = {}
     for row_bytes in ROW_BYTES:
         found["store_cache", row_bytes] = functools.partial(
@@ -175,8 +181,12 @@ def loaders(peers: dict[str, ModuleType]) -> dict[tuple[str, int], Loader]:
             found[f"store_cache, {name}", row_bytes] = functools.partial(
                 load_variant, file, row_bytes, 0 if name == "two launches" else row_bytes
             )
-        found["store_cache, float8", row_bytes] = functools.partial(
-            load_store_kernel, row_bytes, row_bytes, SHIPPED, to_float8=True, target="cuda"
+        load = functools.partial(load_store_kernel, row_bytes, row_bytes, to_float8=True, target="cuda")
+        found["store_cache, float8", row_bytes] = functools.partial(load, SHIPPED)
+        unlimited = dataclasses.replace(SHIPPED, max_occupancy=1)
+        found["store_cache, float8, registers not limited", row_bytes] = functools.partial(load, unlimited)
+        found["store_cache, float8, plain division", row_bytes] = functools.partial(
+            load_variant, plain_division, row_bytes, row_bytes, to_float8=True
         )
     return found
 
@@ -190,8 +200,8 @@ def or_none(peer: str, load: Callable[..., object], *args: int) -> object | None
         return None
 
 
-def load_variant(file: str, k_row_bytes: int, v_row_bytes: int) -> tvm_ffi.Function:
-    wrapper = store_wrapper(k_row_bytes, v_row_bytes, SHIPPED)
+def load_variant(file: str, k_row_bytes: int, v_row_bytes: int, *, to_float8: bool = False) -> tvm_ffi.Function:
+    wrapper = store_wrapper(k_row_bytes, v_row_bytes, SHIPPED, to_float8=to_float8)
     args = (k_row_bytes, v_row_bytes)
     return load_jit(Path(file).stem, *args, cuda_files=[file], cuda_wrappers=[wrapper], target="cuda").store_cache
 
@@ -224,6 +234,9 @@ def measure_ledger(record: Record, case: Case, rows: int, row_bytes: int, kernel
 
     small = case.float8()
     measure("store_cache, float8", launches=small.launches(bind_float8), right=small.right)
+    for way in ("registers not limited", "plain division"):
+        launches = small.launches(bind_compiled_float8(kernels[f"store_cache, float8, {way}", row_bytes]))
+        measure(f"store_cache, float8, {way}", launches=launches, right=small.right)
     measure("torch, float8", launches=small.launches(bind_torch_float8), right=small.right)
     if rows == 1:
         measure("store_cache, hot", launches=case.hot_launches(bind_ours), right=case.right, cold=False)

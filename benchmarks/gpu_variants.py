@@ -54,7 +54,9 @@ STORE_VARIANTS: dict[str, Sequence[tuple[str, str]]] = {
     "streaming loads": STREAMING_LOADS,
     "read-only loads": READ_ONLY_LOADS,
     "streaming stores": STREAMING_STORES,
+    "loads behind the check": [("  keep_loads_ahead();  // neither row waits for the slot\n", "")],
 }
+PLAIN_DIVISION = [("return fabsf(quotient) < 1024.0f ? corrected : quotient;", "return x / scale.value;")]
 
 
 def add_variant(kernel: str, name: str, replacements: Sequence[tuple[str, str]]) -> str:

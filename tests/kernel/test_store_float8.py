@@ -72,3 +72,17 @@ def test_float8_rows_of_any_width(dtype: torch.dtype, dim: int, device: str) -> 
         slots = every_second(some_slots(size, 60)).to(device)
         memory = random_bytes(2 * 60 * dim + 16, device)
         check(memory, two_tables(60, dim, FLOAT8, offset), slots, k, v, scales=(0.02, 1.5))
+
+
+@pytest.mark.parametrize(("k_dim", "v_dim"), [(64, 7), (100, 64)])
+def test_float8_rows_that_are_no_whole_vectors(k_dim: int, v_dim: int, device: str) -> None:
+    """All rows begin at multiples of 128 elements: only their widths forbid wide vectors."""
+    size, num_slots = 20, 30
+    k, v = (torch.randn(size, 128, device=device).half()[:, :dim] for dim in (k_dim, v_dim))
+
+    def layout(memory: torch.Tensor) -> list[torch.Tensor]:
+        k_cache, v_cache = memory.view(FLOAT8).view(num_slots, 2, 128).unbind(1)
+        return [k_cache[:, :k_dim], v_cache[:, :v_dim]]
+
+    slots = some_slots(size, num_slots).to(device)
+    check(random_bytes(num_slots * 256, device), layout, slots, k, v, scales=(0.02, 1.5))
