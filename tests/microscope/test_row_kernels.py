@@ -92,3 +92,33 @@ def test_a_float8_cache_is_written_in_whole_sectors() -> None:
             assert figure.efficiency == 1
             moved[figure.memory.name] += figure.bytes_moved
     assert list(moved.values()) == [NUM_ROWS * row_bytes] * 2 + [NUM_ROWS * row_bytes // 2] * 2
+
+
+ODD = [
+    *((name, what) for name in ("k_cache", "v_cache") for what in ("address", "page stride", "slot stride")),
+    *((name, what) for name in ("k", "v") for what in ("address", "row stride")),
+]
+
+
+@pytest.mark.parametrize(("odd_tensor", "odd"), [("", ""), *ODD])
+def test_one_odd_address_or_stride_makes_all_vectors_narrow(odd_tensor: str, odd: str) -> None:
+    """A launch has one width of vectors, the widest at which all rows are aligned."""
+
+    def table(name: str, sizes: tuple[int, ...], strides: dict[str, int]) -> torch.Tensor:
+        one_off = {what: int((name, what) == (odd_tensor, odd)) for what in ("address", *strides)}
+        memory = aligned(1, 4096)[0]
+        steps = [step + one_off[what] for what, step in strides.items()]
+        return memory.as_strided((*sizes, 64), (*steps, 1), memory.storage_offset() + one_off["address"])
+
+    tables = {name: table(name, (5, 3), {"page stride": 256, "slot stride": 64}) for name in ("k_cache", "v_cache")}
+    tables |= {name: table(name, (7,), {"row stride": 64}) for name in ("k", "v")}
+    slots = torch.tensor([14, 0, 3, -1, 7, 2, 8])
+    k_cache, v_cache, k, v = tables.values()
+    view = microscope.observe(store_cache, k_cache, v_cache, slots, k, v, page_size=3)
+    assert view.findings == []
+    sizes = {figure.instruction.size for figure in view.figures if figure.memory.name in tables}
+    assert sizes == {2 if odd else 16}
+    stored = slots[slots != -1]
+    for cache, rows in ((k_cache, k), (v_cache, v)):
+        got = cache[stored // 3, stored % 3].view(torch.uint8)
+        assert torch.equal(got, rows.view(torch.uint8)[slots != -1])
