@@ -38,7 +38,9 @@ from minisgl.kernel.utils import KernelConfig, load_jit
 
 SHIPPED = KernelConfig(num_threads=64, max_occupancy=24, use_pdl=True)
 CONFIGS = {
-    **{f"{n} vectors a thread": dataclasses.replace(SHIPPED, vectors_per_thread=n) for n in (1, 2, 4, 8)},
+    **{f"{n} vectors a thread": dataclasses.replace(SHIPPED, vectors_per_thread=n) for n in (1, 2)},
+    # More vectors need more registers than 24 blocks leave for each.
+    **{f"{n} vectors a thread": dataclasses.replace(SHIPPED, vectors_per_thread=n, max_occupancy=1) for n in (4, 8)},
     **{f"{n} threads a block": dataclasses.replace(SHIPPED, num_threads=n, max_occupancy=1) for n in (32, 128, 256)},
     "no PDL": dataclasses.replace(SHIPPED, use_pdl=False),
 }

@@ -1,4 +1,4 @@
-// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:632e91f1bf55
+// Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:7bc965abb05c
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -188,6 +188,7 @@ class RowsOf {
 /// Whether the rows of `cache` lie apart, and, with a `distance_bytes` other than 0, apart from the equally strided rows
 /// of `row_bytes` bytes that start so much later. From the inside out, each step must clear what lies within it.
 inline bool rows_lie_apart(const TensorView& cache, int64_t distance_bytes = 0, int64_t row_bytes = 0) {
+  if (cache.num_elements() == 0) return true;
   constexpr int64_t kPair = -1;  // stands for a size: the step from one cache to the other
   std::pair<int64_t, int64_t> steps[3] = {{distance_bytes, kPair}};
   int count = distance_bytes != 0;
@@ -215,7 +216,7 @@ inline void require_rows_apart(const TensorView& k_cache, const TensorView& v_ca
   const auto& second = k <= v ? v_cache : k_cache;
   if (std::abs(v - k) >= span_bytes(first)) return;
   bool same_steps = true;
-  for (int d = 0; d < first.dim() - 1; ++d) same_steps &= first.stride(d) == second.stride(d);
+  for (int d = 0; d < first.dim() - 1; ++d) same_steps &= first.stride_bytes(d) == second.stride_bytes(d);
   const int64_t row_bytes = second.size(second.dim() - 1) * dtype_bytes(second.dtype());
   require(k != v && same_steps && rows_lie_apart(first, std::abs(v - k), row_bytes), "ValueError",
           "v_cache: expected rows apart from those of k_cache, got overlapping ones");
@@ -323,10 +324,12 @@ struct StoreKernel {
   static int vector_bytes(const StoreKernelParams& params) {
     const auto of = [](const auto& rows) { return reinterpret_cast<intptr_t>(rows.data); };
     const auto& [k_cache, v_cache, k, v, indices, indices_stride, num_tokens, num_slots, k_scale, v_scale] = params;
-    const int64_t written = of(k_cache) | k_cache.page_stride_bytes | k_cache.slot_stride_bytes | of(v_cache) |
-                            v_cache.page_stride_bytes | v_cache.slot_stride_bytes;
+    const auto of_row = [&](const CacheRows& cache, const InputRows& input) {
+      const int64_t written = of(cache) | cache.page_stride_bytes | cache.slot_stride_bytes;
+      return of(input) | input.stride_bytes | written * Encode::kShrink;
+    };
     const int64_t whole = Encode::kShrink == 1 ? 0 : kKRowBytes | kVRowBytes;  // no single bytes at a row's end
-    return warp::max_vector_bytes({of(k), k.stride_bytes, of(v), v.stride_bytes, written * Encode::kShrink, whole});
+    return warp::max_vector_bytes({kKRowBytes ? of_row(k_cache, k) : 0, kVRowBytes ? of_row(v_cache, v) : 0, whole});
   }
 };
 

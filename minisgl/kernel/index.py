@@ -1,4 +1,4 @@
-# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:5caf3316d02f
+# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:d898bec2c40e
 
 """Embedding lookup: copy rows of a table, chosen by index."""
 
@@ -65,8 +65,7 @@ def indexing(
     if debug:
         _require_in_range(indices, weights.shape[0])
     kernel(weights, indices, output, start, length)
-    if torch.is_grad_enabled():
-        torch.autograd.graph.increment_version(output)  # or autograd would not notice that saved values are gone
+    torch.autograd.graph.increment_version(output)  # or autograd would not notice that saved values are gone
     return output
 
 
@@ -86,8 +85,8 @@ def _require_fit(
     if vocab_range is not None and vocab_range[1] > weights.shape[0]:
         limit = f"start >= 0 and 0 <= length <= V={weights.shape[0]}"
         raise ValueError(f"indexing: vocab_range: expected {limit}, got {vocab_range}")
-    if weights.shape[1] * weights.itemsize > _INT64_MAX:
-        raise ValueError(f"indexing: weights: expected rows of fewer than 2^63 bytes, got D={weights.shape[1]}")
+    if weights.shape[1] * weights.itemsize >= 2**31:
+        raise ValueError(f"indexing: weights: expected rows of fewer than 2^31 bytes, got D={weights.shape[1]}")
 
 
 def _require_output(output: object) -> None:

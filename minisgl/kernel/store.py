@@ -1,8 +1,9 @@
-# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:b6a15fa26bec
+# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:33ce68bd06f0
 
 """KV-cache store: scatter the K and V rows of new tokens into their slots."""
 
 import math
+import numbers
 import os
 
 import torch
@@ -40,17 +41,19 @@ def store_cache(
         v_cache: like `k_cache`. Its rows may have another width. The two may be slices of one tensor.
         indices: `[L]` int32 or int64, any stride: the slot of each token; -1 skips the token. If a slot comes twice,
             it is not said which token ends up there, not even that all of its row is one token's. But where all rows
-            start at multiples of 16 bytes, every 16 bytes (8 in a float8 cache) come from one token.
+            start at, and are, multiples of 16 bytes, every 16 bytes (8 in a float8 cache) come from one token.
         k: `[L, ...]`, with as many elements in a row as `k_cache`, of its dtype. Rows may lie apart.
         v: like `k`, for `v_cache`.
         k_scale: from 2^-64 to 2^64, given with `v_scale`: the caches are `float8_e4m3fn`, `k` and `v` are float16 or
-            bfloat16, and what is stored is `k / k_scale`, rounded to nearest even; beyond the range it is -448 or 448.
+            bfloat16, and what is stored is the float32 number `k / k_scale`, rounded to nearest even; beyond the range
+            it is -448 or 448.
         v_scale: the same for V.
         page_size: slots per page.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
-        ValueError: a shape, stride, device or scale is wrong, or a cache overlaps itself or another argument.
+        ValueError: a shape, stride, device or scale is wrong, the rows of the caches overlap, or another argument lies
+            within the memory that a cache spans.
         IndexError: a slot outside the cache other than -1, on the CPU, or on a GPU with `MINISGL_DEBUG=1`. On a GPU
             without it such a token is skipped.
         After an error nothing has been written.
@@ -58,7 +61,7 @@ def store_cache(
     Source: `csrc/jit/store.cu`, after the kernel of the same name in Mini-SGLang.
     """
     _require_plain(k_cache, v_cache, indices, k, v)
-    _check_page_size(page_size)
+    page_size = _check_page_size(page_size)
     scales = _check_scales(k_scale, v_scale)
     debug = k_cache.is_cuda and os.environ.get("MINISGL_DEBUG") == "1"
     key = (k.shape[1:], v.shape[1:], k.dtype, scales is not None, page_size, k_cache.device, sources.generation())
@@ -74,8 +77,7 @@ def store_cache(
     except (TypeError, ValueError):  # in the words of the first call, if that would have refused too
         _require_fit(k_cache, v_cache, indices, k, v, to_float8=scales is not None, page_size=page_size)
         raise
-    if torch.is_grad_enabled():
-        torch.autograd.graph.increment_version([k_cache, v_cache])
+    torch.autograd.graph.increment_version([k_cache, v_cache])  # or autograd would not notice the new values
 
 
 def _require_plain(k_cache: object, v_cache: object, indices: object, k: object, v: object) -> None:
@@ -85,18 +87,19 @@ def _require_plain(k_cache: object, v_cache: object, indices: object, k: object,
             raise ValueError(f"store_cache: {name}: expected a tensor that requires no gradient, got one that does")
 
 
-def _check_page_size(page_size: object) -> None:
-    if type(page_size) is not int:
+def _check_page_size(page_size: int) -> int:
+    if isinstance(page_size, bool) or not isinstance(page_size, numbers.Integral):
         raise TypeError(f"store_cache: page_size: expected an int, got {page_size!r}")
     if not 1 <= page_size < 2**31:
         raise ValueError(f"store_cache: page_size: expected at least 1 and below 2^31, got {page_size}")
+    return int(page_size)
 
 
 def _check_scales(k_scale: float | None, v_scale: float | None) -> tuple[float, float] | None:
     if k_scale is None and v_scale is None:
         return None
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if isinstance(scale, bool) or not isinstance(scale, (float, int)):
+        if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
             raise TypeError(f"store_cache: {name}: expected a number, as for the other scale, got {scale!r}")
         if not _SCALES[0] <= scale <= _SCALES[1]:
             raise ValueError(f"store_cache: {name}: expected a number from 2^-64 to 2^64, got {scale!r}")
@@ -136,6 +139,9 @@ def _require_fit(
         require_match("store_cache", name, tensor, shape, dtypes=dtypes, device=device, contiguous_dims=1)
         dtypes = (k.dtype,)
     k_bytes, v_bytes = (rows.shape[1] * rows.itemsize for rows in inputs)
+    for name, row_bytes in (("k", k_bytes), ("v", v_bytes)):
+        if row_bytes >= 2**31:
+            raise ValueError(f"store_cache: {name}: expected rows of fewer than 2^31 bytes, got {row_bytes} bytes")
     return k_bytes, v_bytes
 
 

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:3b9dbf4477bb
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:44075595b7f8
 
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 
@@ -46,8 +46,8 @@ class KernelConfig:
         if self.max_occupancy < 1:
             raise ValueError(f"KernelConfig: max_occupancy: expected at least 1, got {self.max_occupancy}")
 
-        if self.vectors_per_thread < 0:
-            raise ValueError(f"KernelConfig: vectors_per_thread: expected at least 0, got {self.vectors_per_thread}")
+        if not 0 <= self.vectors_per_thread <= 64:
+            raise ValueError(f"KernelConfig: vectors_per_thread: expected 0 to 64, got {self.vectors_per_thread}")
 
     @property
     def template_args(self) -> tuple[int, int, int, bool]:

@@ -125,9 +125,10 @@ def test_kernel_config_refuses_no_occupancy() -> None:
         KernelConfig(max_occupancy=0)
 
 
-def test_kernel_config_refuses_negative_shares() -> None:
-    with pytest.raises(ValueError, match="KernelConfig: vectors_per_thread: expected at least 0, got -1"):
-        KernelConfig(vectors_per_thread=-1)
+@pytest.mark.parametrize("number", [-1, 65])
+def test_kernel_config_refuses_shares_that_no_thread_can_carry(number: int) -> None:
+    with pytest.raises(ValueError, match=f"KernelConfig: vectors_per_thread: expected 0 to 64, got {number}"):
+        KernelConfig(vectors_per_thread=number)
 
 
 def test_kernel_config_as_template_arguments() -> None:

@@ -332,10 +332,12 @@ def test_bad_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert W_AND_OUTPUT.eq(1).all()
 
 
-def test_autograd_notices_an_output_that_it_saved() -> None:
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_autograd_notices_an_output_that_it_saved(mode: type) -> None:
     x, output = table(2, 3).requires_grad_(), table(2, 3)
     loss = (x * output).sum()
-    indexing(W, IDS, output=output)
+    with mode():
+        indexing(W, IDS, output=output)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 import tvm_ffi
@@ -451,6 +452,38 @@ def test_autograd_notices_a_cache_that_it_saved(name: str) -> None:
     assert saved._version == version + 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_autograd_notices_a_write_that_was_not_recorded(mode: type) -> None:
+    caches, x = torch.zeros(2, 8, 8), torch.ones(8, 8, requires_grad=True)
+    product = (x * caches[0]).sum()
+    with mode():
+        store_cache(*caches, torch.arange(3), torch.ones(3, 8), torch.ones(3, 8))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    caches = torch.zeros(2, 2, 4, 8).to(FLOAT8)
+    k = torch.ones(1, 8, dtype=torch.float16)
+    store_cache(*caches, torch.tensor([5]), k, k, k_scale=np.float32(0.5), v_scale=np.int64(2), page_size=np.int64(4))
+    assert caches[0, 1, 1].float().eq(2).all()
+    assert caches[1, 1, 1].float().eq(0.5).all()
+
+
+@pytest.mark.parametrize("size", [2**31, 2**61])
+def test_rows_that_no_kernel_can_carry(size: int) -> None:
+    empty = torch.empty(0, size, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"store_cache: k: expected rows of fewer than 2.31 bytes, got {size} bytes"):
+        store_cache(empty, empty.clone(), torch.arange(0), empty, empty)
+
+
+def test_pages_that_are_never_stepped_over_may_differ() -> None:
+    memory = torch.zeros(300)
+    caches = memory.as_strided((1, 4, 8), (64, 16, 1)), memory.as_strided((1, 4, 8), (128, 16, 1), 8)
+    store_cache(*caches, torch.tensor([2]), torch.ones(1, 8), torch.full((1, 8), 2.0), page_size=4)
+    assert memory.nonzero().flatten().tolist() == list(range(32, 48))
 
 
 def test_inference_tensors() -> None:

@@ -122,3 +122,17 @@ def test_one_odd_address_or_stride_makes_all_vectors_narrow(odd_tensor: str, odd
     for cache, rows in ((k_cache, k), (v_cache, v)):
         got = cache[stored // 3, stored % 3].view(torch.uint8)
         assert torch.equal(got, rows.view(torch.uint8)[slots != -1])
+
+
+def test_what_is_never_stepped_over_does_not_narrow_the_vectors() -> None:
+    caches, slots = torch.zeros(2, 8, 64, dtype=torch.float16), torch.tensor([3])
+    one_row = torch.ones(2, 65, dtype=torch.float16)[:1, :64]  # its stride leads to no second row
+    no_values = torch.empty(1, 0, dtype=torch.float16)  # V of no width: only K is stored
+    views = [
+        microscope.observe(store_cache, *caches, slots, one_row, caches.new_ones(1, 64)),
+        microscope.observe(store_cache, caches[0], caches[1, :, :0], slots, one_row, no_values),
+        microscope.observe(indexing, one_row, torch.tensor([0])),
+    ]
+    for view in views:
+        assert {figure.instruction.size for figure in view.figures if figure.memory.dtype == "float16"} == {16}
+        assert view.findings == []
