@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -459,7 +460,7 @@ def test_autograd_notices_a_write_that_was_not_recorded(mode: type) -> None:
     caches, x = torch.zeros(2, 8, 8), torch.ones(8, 8, requires_grad=True)
     product = (x * caches[0]).sum()
     with mode():
-        store_cache(*caches, torch.arange(3), torch.ones(3, 8), torch.ones(3, 8))
+        store_cache(caches[0], caches[1], torch.arange(3), torch.ones(3, 8), torch.ones(3, 8))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.backward()
 
@@ -467,7 +468,8 @@ def test_autograd_notices_a_write_that_was_not_recorded(mode: type) -> None:
 def test_numpy_numbers_are_numbers() -> None:
     caches = torch.zeros(2, 2, 4, 8).to(FLOAT8)
     k = torch.ones(1, 8, dtype=torch.float16)
-    store_cache(*caches, torch.tensor([5]), k, k, k_scale=np.float32(0.5), v_scale=np.int64(2), page_size=np.int64(4))
+    numbers: dict[str, Any] = {"k_scale": np.float32(0.5), "v_scale": np.int64(2), "page_size": np.int64(4)}
+    store_cache(caches[0], caches[1], torch.tensor([5]), k, k, **numbers)
     assert caches[0, 1, 1].float().eq(2).all()
     assert caches[1, 1, 1].float().eq(0.5).all()
 
@@ -481,8 +483,8 @@ def test_rows_that_no_kernel_can_carry(size: int) -> None:
 
 def test_pages_that_are_never_stepped_over_may_differ() -> None:
     memory = torch.zeros(300)
-    caches = memory.as_strided((1, 4, 8), (64, 16, 1)), memory.as_strided((1, 4, 8), (128, 16, 1), 8)
-    store_cache(*caches, torch.tensor([2]), torch.ones(1, 8), torch.full((1, 8), 2.0), page_size=4)
+    k_cache, v_cache = memory.as_strided((1, 4, 8), (64, 16, 1)), memory.as_strided((1, 4, 8), (128, 16, 1), 8)
+    store_cache(k_cache, v_cache, torch.tensor([2]), torch.ones(1, 8), torch.full((1, 8), 2.0), page_size=4)
     assert memory.nonzero().flatten().tolist() == list(range(32, 48))
 
 
