@@ -1,10 +1,10 @@
-# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:33ce68bd06f0
+# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:2607d6f75db2
 
 """KV-cache store: scatter the K and V rows of new tokens into their slots."""
 
 import math
-import numbers
 import os
+from numbers import Integral, Real
 
 import torch
 import tvm_ffi
@@ -88,7 +88,7 @@ def _require_plain(k_cache: object, v_cache: object, indices: object, k: object,
 
 
 def _check_page_size(page_size: int) -> int:
-    if isinstance(page_size, bool) or not isinstance(page_size, numbers.Integral):
+    if isinstance(page_size, bool) or not isinstance(page_size, Integral):
         raise TypeError(f"store_cache: page_size: expected an int, got {page_size!r}")
     if not 1 <= page_size < 2**31:
         raise ValueError(f"store_cache: page_size: expected at least 1 and below 2^31, got {page_size}")
@@ -99,7 +99,7 @@ def _check_scales(k_scale: float | None, v_scale: float | None) -> tuple[float, 
     if k_scale is None and v_scale is None:
         return None
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
+        if isinstance(scale, bool) or not isinstance(scale, Real):
             raise TypeError(f"store_cache: {name}: expected a number, as for the other scale, got {scale!r}")
         if not _SCALES[0] <= scale <= _SCALES[1]:
             raise ValueError(f"store_cache: {name}: expected a number from 2^-64 to 2^64, got {scale!r}")
