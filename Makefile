@@ -81,6 +81,7 @@ bench: setup
 	python benchmarks/build_times.py
 	python benchmarks/call_cost.py
 	python benchmarks/index.py
+	python benchmarks/store.py
 	python benchmarks/host_target.py
 
 clean:

@@ -3,6 +3,7 @@
 Targets: host at most 3 s, nvcc at most 8 s, a cached one at most 50 ms beyond the imports.
 """
 
+import itertools
 import os
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from minisgl.compile import ToolchainError, build, cuda_target, host_target
 from minisgl.kernel.index import index_wrapper
+from minisgl.kernel.store import store_wrapper
 from minisgl.kernel.utils import make_unit
 
 REPEATS = 5
@@ -20,20 +22,23 @@ LOAD = """
 import time, torch, tvm_ffi
 from minisgl.kernel import index
 start = time.perf_counter()
-index.load_index_kernel(8192, 1)
+index.load_index_kernel(8192)
 print(time.perf_counter() - start)
 """
 
 
-def compile_seconds(arch: str | None) -> float:
-    """Compile one specialisation of the index kernel into an empty cache."""
+WRAPPERS = {"index": index_wrapper(8192), "store": store_wrapper(2048, 2048)}
+
+
+def compile_seconds(kernel: str, arch: str | None) -> float:
+    """Compile one specialisation into an empty cache."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["MINISGL_CACHE_DIR"] = cache
-        files = [Path("jit/index.cu")]
-        unit = make_unit(files, [index_wrapper(8192, 4)])
+        files = [Path(f"jit/{kernel}.cu")]
+        unit = make_unit(files, [WRAPPERS[kernel]])
         target = cuda_target(arch) if arch else host_target()
         start = time.perf_counter()
-        build("index", unit, files, target)
+        build(kernel, unit, files, target)
         return time.perf_counter() - start
 
 
@@ -49,16 +54,16 @@ def cached_load_seconds() -> list[float]:
 
 
 def main() -> None:
-    print("A new specialisation of the index kernel (median of 5):")
-    for arch in (None, "sm_80", "sm_90", "sm_100"):
+    print(f"A new specialisation (median of {REPEATS}):")
+    for kernel, arch in itertools.product(WRAPPERS, (None, "sm_80", "sm_90", "sm_100")):
         try:
-            seconds = [compile_seconds(arch) for _ in range(REPEATS)]
+            seconds = [compile_seconds(kernel, arch) for _ in range(REPEATS)]
         except ToolchainError as error:
-            print(f"  {arch or 'host':6}  not measured: {error}")
+            print(f"  {kernel:6} {arch or 'host':6}  not measured: {error}")
         else:
-            print(f"  {arch or 'host':6}  {statistics.median(seconds):6.2f} s")
+            print(f"  {kernel:6} {arch or 'host':6}  {statistics.median(seconds):6.2f} s")
     loads = cached_load_seconds()
-    print(f"A cached one in a new process, beyond the imports: {statistics.median(loads) * 1e3:.1f} ms (median of 5)")
+    print(f"A cached one in a new process, beyond the imports: {statistics.median(loads) * 1e3:.1f} ms (of {REPEATS})")
 
 
 if __name__ == "__main__":

@@ -2,145 +2,140 @@
 
     python benchmarks/gpu_index.py notebooks/measurements [COMMIT]
 
-Times are CUDA-graph replays: a graph holds many launches over buffers that together exceed the L2 cache several times,
-so a launch finds nothing of its own there, and the CPU's launch cost is out of the picture. One sample is one replay
-divided by its launches.
+"indexing, ..." is the ledger of ideas: other launch shapes, and the shipped source with a few lines replaced.
 """
 
 import functools
-import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
-from provenance import file_name, provenance
+import tvm_ffi
+from gpu_peers import installed
+from gpu_record import (
+    LEDGER_ROW_BYTES,
+    LEDGER_ROWS,
+    ROW_BYTES,
+    ROWS,
+    Record,
+    buffers_in_rotation,
+    launches_per_graph,
+    load_all,
+    random_rows,
+)
+from gpu_timing import Launch
+from gpu_variants import INDEX_VARIANTS, add_variant
 
 from minisgl.kernel import indexing
-from minisgl.kernel.index import load_index_kernel, num_splits
+from minisgl.kernel.index import index_wrapper, load_index_kernel
 from minisgl.kernel.utils import KernelConfig, load_jit
 
-ROWS = [1, 16, 256, 1024, 4096, 16384, 65536]
-ROW_BYTES = [256, 512, 1024, 2048, 4096, 8192, 16384]
-REPLAYS = 15
-TRAFFIC_PER_GRAPH = 512 * 2**20  # bytes; the L2 of an H200 holds 60 MiB
-TABLE_BYTES = 2 * 2**30
-
-EMPTY_KERNEL = """
-#include <minisgl/ffi.h>
-#include <minisgl/utils.cuh>
-namespace test {
-__global__ void empty_kernel() {}
-inline void empty(minisgl::TensorView x) { minisgl::LaunchKernel(1, 128, x.device()).run<empty_kernel>(); }
+SHIPPED = KernelConfig(num_threads=64, use_pdl=True)
+CONFIGS = {
+    **{f"{n} vectors a thread": KernelConfig(num_threads=64, use_pdl=True, vectors_per_thread=n) for n in (1, 2, 4, 8)},
+    **{f"{n} threads a block": KernelConfig(num_threads=n, use_pdl=True) for n in (32, 128, 256)},
+    "no PDL": KernelConfig(num_threads=64),
 }
-"""
+MIN_TABLE_BYTES = 2**30
+MIN_TABLE_ROWS = 131072
 
-Lookup = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
-
-
-def replay_seconds(launches: list[Callable[[], object]]) -> list[float]:
-    """Return the time per launch of each replay of a graph that holds `launches`."""
-    for launch in launches[:3]:
-        launch()  # compile and load outside the graph
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for launch in launches:
-            launch()
-    return [float(f"{seconds / len(launches):.4g}") for seconds in timed(graph.replay)]
+Bind = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Launch]
 
 
-def timed(function: Callable[[], object]) -> list[float]:
-    """Return the seconds that the GPU takes for `function`, several times over; the first three do not count."""
-    samples = []
-    for _ in range(REPLAYS + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        samples.append(start.elapsed_time(end) / 1e3)
-    return samples[3:]
+@dataclass
+class Case:
+    """The tensors of one size: `indices[j]` and `outputs[j]` belong to launch `j`."""
+
+    table: torch.Tensor
+    indices: torch.Tensor
+    outputs: torch.Tensor
+
+    @classmethod
+    def of(cls, table: torch.Tensor, rows: int) -> "Case":
+        row_bytes = table.shape[1] * table.itemsize
+        count = launches_per_graph(2 * rows * row_bytes)
+        buffers = buffers_in_rotation(rows * row_bytes, count)
+        outputs = torch.empty(buffers, rows, table.shape[1], dtype=table.dtype, device="cuda")
+        return cls(table, random_rows(len(table), count, rows), outputs)
+
+    def launches(self, bind: Bind) -> list[Launch]:
+        buffers = len(self.outputs)
+        return [bind(self.table, ids, self.outputs[j % buffers]) for j, ids in enumerate(self.indices)]
+
+    def hot_launches(self, bind: Bind) -> list[Launch]:
+        return [bind(self.table, self.indices[0], self.outputs[0])] * len(self.indices)
+
+    def right(self, launch: Launch) -> bool:
+        """Whether `launch`, the first one, gives what PyTorch gives, bit for bit."""
+        output, table = self.outputs[0].view(torch.int16), self.table.view(torch.int16)
+        expected = table[self.indices[0]]
+        output.copy_(~expected)
+        launch()
+        return torch.equal(output, expected)
 
 
-def kernel_with(splits: int, row_bytes: int, use_pdl: bool) -> Lookup:
-    function = load_index_kernel(row_bytes, splits, KernelConfig(use_pdl=use_pdl), target="cuda")
-    return lambda weights, indices, output: function(weights, indices, output, None, None)
-
-
-def lookups(row_bytes: int) -> dict[str, Lookup]:
-    """Return what is compared at one row size."""
-    found: dict[str, Lookup] = {
-        "indexing": lambda weights, indices, output: indexing(weights, indices, output=output),
-        "torch.index_select": lambda weights, indices, output: torch.index_select(weights, 0, indices, out=output),
-    }
-    for splits in (1, 2, 4, 8):
-        if row_bytes % (512 * splits) == 0 and splits != num_splits(row_bytes):
-            found[f"indexing, {splits} warps a row"] = kernel_with(splits, row_bytes, False)
-    found["indexing, PDL"] = kernel_with(num_splits(row_bytes), row_bytes, True)
+def loaders() -> dict[tuple[str, int], Callable[[], tvm_ffi.Function]]:
+    """Return what compiles each kernel, by its name in the record and its row size."""
+    variants = {name: add_variant("index", name, lines) for name, lines in INDEX_VARIANTS.items()}
+    found: dict[tuple[str, int], Callable[[], tvm_ffi.Function]] = {}
+    for row_bytes in ROW_BYTES:
+        found["indexing", row_bytes] = functools.partial(load_index_kernel, row_bytes, SHIPPED, target="cuda")
+    for row_bytes in LEDGER_ROW_BYTES:
+        for name, config in CONFIGS.items():
+            load = functools.partial(load_index_kernel, row_bytes, config, target="cuda")
+            found[f"indexing, {name}", row_bytes] = load
+        for name, file in variants.items():
+            found[f"indexing, {name}", row_bytes] = functools.partial(load_variant, file, row_bytes)
     return found
 
 
-def measure(row_bytes: int) -> list[dict[str, object]]:
-    dim = row_bytes // 2
-    table = torch.randint(-(2**15), 2**15, (TABLE_BYTES // row_bytes, dim), dtype=torch.int16, device="cuda")
-    table = table.view(torch.float16)
-    samples = []
-    for rows in ROWS:
-        count = max(20, min(400, TRAFFIC_PER_GRAPH // (2 * rows * row_bytes)))
-        indices = [torch.randint(0, len(table), (rows,), device="cuda") for _ in range(count)]
-        outputs = torch.empty(
-            min(count, 1 + TRAFFIC_PER_GRAPH // (rows * row_bytes)), rows, dim, dtype=table.dtype, device="cuda"
-        )
-        for name, lookup in lookups(row_bytes).items():
-            check = torch.full_like(outputs[0], float("nan"))
-            lookup(table, indices[0], check)
-            assert torch.equal(check.view(torch.int16), table.view(torch.int16)[indices[0]]), (name, rows, row_bytes)
-            launches = [
-                functools.partial(lookup, table, ids, outputs[i % len(outputs)]) for i, ids in enumerate(indices)
-            ]
-            seconds = replay_seconds(launches)
-            samples.append({"name": name, "rows": rows, "row_bytes": row_bytes, "seconds": seconds})
-            print(f"{rows:6} x {row_bytes:5} {name:26} {median(seconds) * 1e6:9.2f} us", flush=True)
-    return samples
+def load_variant(file: str, row_bytes: int) -> tvm_ffi.Function:
+    wrapper = index_wrapper(row_bytes, SHIPPED)
+    return load_jit(Path(file).stem, row_bytes, cuda_files=[file], cuda_wrappers=[wrapper], target="cuda").indexing
 
 
-def copy_seconds_per_byte() -> list[float]:
-    """Time large device-to-device copies: the ceiling, per byte read or written.
-
-    Not in a graph: there a copy becomes a node of its own kind, which is slower than the kernel that PyTorch launches.
-    """
-    source = torch.randint(-(2**31), 2**31 - 1, (2**29,), dtype=torch.int32, device="cuda")
-    target = torch.empty_like(source)
-    return [seconds / (2 * source.nbytes) for seconds in timed(lambda: target.copy_(source))]
+def bind_compiled(function: tvm_ffi.Function) -> Bind:
+    return lambda table, ids, output: functools.partial(function, table, ids, output, None, None)
 
 
-def empty_kernel_seconds(folder: Path) -> list[float]:
-    source = folder / "empty.cu"
-    source.write_text(EMPTY_KERNEL)
-    empty = load_jit(
-        "empty", cuda_files=[source.resolve()], cuda_wrappers=[("empty", "test::empty")], target="cuda"
-    ).empty
-    x = torch.zeros(1, device="cuda")
-    seconds = replay_seconds([lambda: empty(x)] * 400)
-    source.unlink()
-    return seconds
+def bind_ours(table: torch.Tensor, ids: torch.Tensor, output: torch.Tensor) -> Launch:
+    return functools.partial(indexing, table, ids, output=output)
+
+
+def bind_torch(table: torch.Tensor, ids: torch.Tensor, output: torch.Tensor) -> Launch:
+    return functools.partial(torch.index_select, table, 0, ids, out=output)
+
+
+def random_table(row_bytes: int) -> torch.Tensor:
+    rows = max(MIN_TABLE_ROWS, MIN_TABLE_BYTES // row_bytes)
+    bits = torch.randint(-(2**15), 2**15, (rows, row_bytes // 2), dtype=torch.int16, device="cuda")
+    return bits.view(torch.float16)
 
 
 def main(folder: Path, commit: str = "unknown") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "kernel": "index",
-        **provenance(commit),
-        "method": "CUDA graph replays, buffers larger than L2, seconds per launch",
-        "copy_seconds_per_byte": copy_seconds_per_byte(),
-        "empty_kernel_seconds": empty_kernel_seconds(folder),
-        "samples": [sample for row_bytes in ROW_BYTES for sample in measure(row_bytes)],
-    }
-    (folder / file_name("index")).write_text(json.dumps(record) + "\n")
-    print(f"copy: {1 / median(record['copy_seconds_per_byte']) / 1e12:.2f} TB/s, ", end="")  # type: ignore[arg-type]
-    print(f"empty kernel: {median(record['empty_kernel_seconds']) * 1e6:.2f} us")  # type: ignore[arg-type]
+    peers = installed("Triton")
+    kernels = load_all(loaders())
+    record = Record("index")
+    for row_bytes in ROW_BYTES:
+        table = random_table(row_bytes)
+        ledger = {name: bind_compiled(kernel) for (name, width), kernel in kernels.items() if width == row_bytes}
+        ledger.pop("indexing")
+        for rows in ROWS:
+            case = Case.of(table, rows)
+            measure = functools.partial(record.measure, rows=rows, row_bytes=row_bytes, right=case.right)
+            measure("indexing", launches=case.launches(bind_ours))
+            measure("torch.index_select", launches=case.launches(bind_torch))
+            if triton := peers.get("Triton"):
+                ways = {way: case.launches(bind) for way, bind in triton.index_ways().items()}
+                record.measure_best("Triton", rows, row_bytes, ways, right=case.right)
+            if rows in LEDGER_ROWS and row_bytes in LEDGER_ROW_BYTES:
+                for name, bind in ledger.items():
+                    measure(name, launches=case.launches(bind))
+                if rows == 1:
+                    measure("indexing, hot", launches=case.hot_launches(bind_ours), cold=False)
+    record.write(folder, commit, peers)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import torch
@@ -11,8 +12,8 @@ from minisgl import __version__
 from minisgl.compile.toolchain import find_cuda_compiler
 
 
-def provenance(commit: str) -> dict[str, object]:
-    """Describe this machine's GPU and software."""
+def provenance(commit: str, peers: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Describe this machine's GPU and software; `peers` are versions of what was measured beside it."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     nvcc = subprocess.run([find_cuda_compiler().path, "--version"], capture_output=True, text=True, check=True).stdout
     return {
@@ -26,6 +27,7 @@ def provenance(commit: str) -> dict[str, object]:
             "tvm_ffi": tvm_ffi.__version__,
             "nvcc": nvcc.split("release ")[1].split(",")[0],
             "python": platform.python_version(),
+            **(peers or {}),
         },
     }
 

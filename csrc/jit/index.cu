@@ -1,14 +1,15 @@
-// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:765aea5fd6f0
+// Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:0088f1d9c37d
 
+#include <minisgl/row_checks.h>
 #include <minisgl/tensor.h>
 #include <minisgl/utils.h>
+#include <minisgl/rows.cuh>
 #include <minisgl/utils.cuh>
 #include <minisgl/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <utility>
 
 namespace minisgl {
 
@@ -24,66 +25,40 @@ struct IndexKernelParams {
   uint64_t vocab_length;
 };
 
-/// One warp copies one part of one row: output[i] = weights[indices[i] - vocab_start], or zeros outside the range.
-template <class Index, int64_t kRowBytes, int kNumSplits, int kVectorBytes, int kNumThreads, int kMinBlocksPerSM,
+/// `kThreadsPerRow` threads copy one row: output[i] = weights[indices[i] - vocab_start], or zeros outside the range.
+template <class Index, int64_t kRowBytes, int kVectorBytes, int kThreadsPerRow, int kNumThreads, int kMinBlocksPerSM,
           bool kUsePDL>
 __global__ __launch_bounds__(kNumThreads,
-                             kMinBlocksPerSM) void index_kernel(const __grid_constant__ IndexKernelParams params) {
-  constexpr int64_t kPartBytes = kRowBytes / kNumSplits;
+                             kMinBlocksPerSM) void index_kernel(const __grid_constant__ IndexKernelParams params,
+                                                                bool start_next_early) {
   const auto& [output, weights, indices, num_indices, output_stride_bytes, weights_stride_bytes, indices_stride,
                vocab_start, vocab_length] = params;
 
-  const int64_t warp = int64_t{blockIdx.x} * (kNumThreads / kWarpSize) + threadIdx.x / kWarpSize;
-  const int lane = threadIdx.x % kWarpSize;
-  const int64_t i = warp / kNumSplits;
-  const int64_t part_offset = warp % kNumSplits * kPartBytes;
+  const int64_t thread = int64_t{blockIdx.x} * kNumThreads + threadIdx.x;
+  const int64_t i = thread / kThreadsPerRow;
+  const int thread_of_row = static_cast<int>(thread % kThreadsPerRow);
   if (i >= num_indices) return;
 
+  auto index_address = static_cast<const Index*>(indices) + i * indices_stride;
+  auto dst = output + i * output_stride_bytes;
+  compute_here(index_address);
+  compute_here(dst);
   wait_for_previous_kernel<kUsePDL>();
-  launch_next_kernel<kUsePDL>();
+  if (start_next_early) launch_next_kernel<kUsePDL>();
   // Unsigned: a negative index becomes a huge one, and one comparison finds both ends of the range.
-  const auto index = static_cast<uint64_t>(int64_t{static_cast<const Index*>(indices)[i * indices_stride]});
-  const uint64_t row = index - vocab_start;
-  const auto dst = output + i * output_stride_bytes + part_offset;
+  const uint64_t row = static_cast<uint64_t>(int64_t{*index_address}) - vocab_start;
   if (row < vocab_length) {
-    const auto src = weights + static_cast<int64_t>(row) * weights_stride_bytes + part_offset;
-    warp::copy<kPartBytes, kVectorBytes>(dst, src, lane);
+    const auto src = weights + static_cast<int64_t>(row) * weights_stride_bytes;
+    warp::copy<kRowBytes, kVectorBytes, kThreadsPerRow>(dst, src, thread_of_row);
   } else {
-    warp::reset<kPartBytes, kVectorBytes>(dst, lane);
+    warp::reset<kRowBytes, kVectorBytes, kThreadsPerRow>(dst, thread_of_row);
   }
+  if (!start_next_early) launch_next_kernel<kUsePDL>();
 }
 
-/// Throw IndexError for the first index outside [0, num_rows). Only the CPU can look before it launches.
-template <class Index>
-void require_in_range(const TensorView& indices, int64_t num_rows) {
-  const auto data = static_cast<const Index*>(indices.data());
-  for (int64_t i = 0; i < indices.size(0); ++i) {
-    const int64_t index = data[i * indices.stride(0)];
-    require(0 <= index && index < num_rows, "IndexError", "indices: expected values in [0, V=", num_rows, "), got ",
-            index, " at position ", i);
-  }
-}
-
-/// Throw unless the memory that `output` spans lies apart from that of `input`.
-inline void require_apart(const TensorView& output, const TensorView& input, const char* input_name) {
-  if (output.num_elements() == 0 || input.num_elements() == 0) return;
-  const auto span = [](const TensorView& t) {
-    int64_t last = dtype_bytes(t.dtype());
-    for (int d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride_bytes(d);
-    const auto begin = reinterpret_cast<uintptr_t>(t.data());
-    return std::pair(begin, begin + static_cast<uintptr_t>(last));
-  };
-  const auto [out_begin, out_end] = span(output);
-  const auto [in_begin, in_end] = span(input);
-  require(out_end <= in_begin || in_end <= out_begin, "ValueError", "output: expected memory apart from that of ",
-          input_name, ", got memory that overlaps it");
-}
-
-template <int64_t kRowBytes, int kNumSplits, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>
+template <int64_t kRowBytes, int kVectorsPerThread, int kNumThreads, int kMinBlocksPerSM, bool kUsePDL>
 struct IndexKernel {
   static_assert(kNumThreads % kWarpSize == 0, "a block holds whole warps");
-  static_assert(kRowBytes % kNumSplits == 0, "the warps of a row copy parts of one size");
-  static constexpr int64_t kPartBytes = kRowBytes / kNumSplits;
 
   static void run(TensorView weights, TensorView indices, TensorView output, std::optional<int64_t> vocab_start,
                   std::optional<int64_t> vocab_length) {
@@ -98,16 +73,14 @@ struct IndexKernel {
     require(L.value() <= 1 || output.stride(0) >= D.value(), "ValueError",
             "output: expected rows that do not overlap, ", "got a stride of ", output.stride(0),
             " for rows of D=", D.value());
-    require_apart(output, weights, "weights");
-    require_apart(output, indices, "indices");
+    require_apart("output", output, "weights", weights);
+    require_apart("output", output, "indices", indices);
     const int64_t start = vocab_start.value_or(0), length = vocab_length.value_or(V.value());
     require(start >= 0 && 0 <= length && length <= V.value() && start <= INT64_MAX - length, "ValueError",
             "vocab_range: expected start >= 0 and ", "0 <= length <= V=", V.value(), ", got (", start, ", ", length,
             ")");
-    const bool is_int32 = index_dtype.value().bits == 32;
-    if (kDeviceType == kDLCPU && !vocab_start) {
-      is_int32 ? require_in_range<int32_t>(indices, V.value()) : require_in_range<int64_t>(indices, V.value());
-    }
+    if (kDeviceType == kDLCPU && !vocab_start)
+      require_in_range(indices, 0, V.value(), "values in [0, V=", V.value(), ")");
     if (L.value() == 0 || kRowBytes == 0) return;
 
     const auto params = IndexKernelParams{
@@ -121,6 +94,7 @@ struct IndexKernel {
         .vocab_start = static_cast<uint64_t>(start),
         .vocab_length = static_cast<uint64_t>(length),
     };
+    const bool is_int32 = index_dtype.value().bits == 32;
     is_int32 ? launch<int32_t>(params, device.value()) : launch<int64_t>(params, device.value());
   }
 
@@ -128,18 +102,17 @@ struct IndexKernel {
   template <class Index>
   static void launch(const IndexKernelParams& params, DLDevice device) {
     const auto guard = DeviceGuard(device);
-    const int64_t num_blocks = div_ceil<int64_t>(params.num_indices * kNumSplits, kNumThreads / kWarpSize);
-    require(num_blocks <= INT32_MAX, "ValueError", "indices: expected work for fewer than 2^31 blocks, got ",
-            num_blocks);
     const int width = warp::max_vector_bytes({reinterpret_cast<intptr_t>(params.output), params.output_stride_bytes,
-                                              reinterpret_cast<intptr_t>(params.weights), params.weights_stride_bytes,
-                                              kNumSplits == 1 ? 0 : kPartBytes});
-    warp::dispatch_vector_bytes(width, [&](auto vector_bytes) {
-      LaunchKernel(static_cast<unsigned>(num_blocks), kNumThreads, device)
+                                              reinterpret_cast<intptr_t>(params.weights), params.weights_stride_bytes});
+    const int64_t num_vectors = params.num_indices * (kRowBytes / width);
+    dispatch_row_shape<kVectorsPerThread, kVectorsInFlight>(width, num_vectors, device, [&](auto vector, auto share) {
+      constexpr int kThreadsPerRow = threads_per_row(kRowBytes, vector.value, share.value);
+      const bool start_next_early = should_start_next_early(params.num_indices * kThreadsPerRow, device);
+      LaunchKernel(num_blocks(params.num_indices, kThreadsPerRow, kNumThreads), kNumThreads, device)
           .enable_pdl(kUsePDL)
           .template run<
-              index_kernel<Index, kRowBytes, kNumSplits, vector_bytes.value, kNumThreads, kMinBlocksPerSM, kUsePDL>>(
-              params);
+              index_kernel<Index, kRowBytes, vector.value, kThreadsPerRow, kNumThreads, kMinBlocksPerSM, kUsePDL>>(
+              params, start_next_early);
     });
   }
 };

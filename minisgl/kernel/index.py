@@ -1,4 +1,4 @@
-# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:0461da380542
+# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:d898bec2c40e
 
 """Embedding lookup: copy rows of a table, chosen by index."""
 
@@ -13,7 +13,7 @@ from minisgl.compile.targets import cuda_arch
 from minisgl.kernel.tensor import require_match, require_tensor
 from minisgl.kernel.utils import KernelConfig, TargetName, load_jit, make_cpp_args
 
-_CONFIG = KernelConfig()
+_CONFIG = KernelConfig(num_threads=64, use_pdl=True)
 _INDEX_DTYPES = (torch.int32, torch.int64)
 _INT64_MAX = 2**63 - 1
 _kernels: dict[tuple[object, ...], tvm_ffi.Function] = {}
@@ -65,8 +65,7 @@ def indexing(
     if debug:
         _require_in_range(indices, weights.shape[0])
     kernel(weights, indices, output, start, length)
-    if torch.is_grad_enabled():
-        torch.autograd.graph.increment_version(output)  # or autograd would not notice that saved values are gone
+    torch.autograd.graph.increment_version(output)  # or autograd would not notice that saved values are gone
     return output
 
 
@@ -86,8 +85,8 @@ def _require_fit(
     if vocab_range is not None and vocab_range[1] > weights.shape[0]:
         limit = f"start >= 0 and 0 <= length <= V={weights.shape[0]}"
         raise ValueError(f"indexing: vocab_range: expected {limit}, got {vocab_range}")
-    if weights.shape[1] * weights.itemsize > _INT64_MAX:
-        raise ValueError(f"indexing: weights: expected rows of fewer than 2^63 bytes, got D={weights.shape[1]}")
+    if weights.shape[1] * weights.itemsize >= 2**31:
+        raise ValueError(f"indexing: weights: expected rows of fewer than 2^31 bytes, got D={weights.shape[1]}")
 
 
 def _require_output(output: object) -> None:
@@ -122,39 +121,30 @@ def _require_in_range(indices: torch.Tensor, num_rows: int) -> None:
         )
 
 
-def num_splits(row_bytes: int) -> int:
-    """Return how many warps share a row: as many (up to 4) as leave each whole rounds of 32 lanes by 16 bytes."""
-    for splits in (4, 2):
-        if row_bytes % (splits * 512) == 0:
-            return splits
-    return 1
-
-
 def load_index_kernel(
     row_bytes: int,
-    splits: int,
     config: KernelConfig = _CONFIG,
     *,
     target: TargetName = "host",
     arch: str | None = None,
 ) -> tvm_ffi.Function:
-    """Compile or find the kernel for rows of `row_bytes` bytes with `splits` warps each, and load it.
+    """Compile or find the kernel for rows of `row_bytes` bytes, and load it.
 
     The function takes `(weights, indices, output, start, length)`; the last two are None without a `vocab_range`.
     The errors are those of `load_jit`.
     """
-    wrapper = index_wrapper(row_bytes, splits, config)
-    args = (row_bytes, splits, *config.template_args)
+    wrapper = index_wrapper(row_bytes, config)
+    args = (row_bytes, *config.template_args)
     module = load_jit("index", *args, cuda_files=["index.cu"], cuda_wrappers=[wrapper], target=target, arch=arch)
     return module.indexing
 
 
-def index_wrapper(row_bytes: int, splits: int, config: KernelConfig = _CONFIG) -> tuple[str, str]:
+def index_wrapper(row_bytes: int, config: KernelConfig = _CONFIG) -> tuple[str, str]:
     """Return the exported name and the C++ function behind it for one list of template arguments."""
-    return "indexing", f"minisgl::IndexKernel<{make_cpp_args(row_bytes, splits, *config.template_args)}>::run"
+    return "indexing", f"minisgl::IndexKernel<{make_cpp_args(row_bytes, *config.template_args)}>::run"
 
 
 def _load_kernel(row_bytes: int, device: torch.device) -> tvm_ffi.Function:
     if device.type == "cpu":
-        return load_index_kernel(row_bytes, splits=1)  # the CPU runs one warp after the other anyway
-    return load_index_kernel(row_bytes, num_splits(row_bytes), target="cuda", arch=cuda_arch(device))
+        return load_index_kernel(row_bytes)
+    return load_index_kernel(row_bytes, target="cuda", arch=cuda_arch(device))

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:4d9dd5be9781
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:44075595b7f8
 
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 
@@ -26,14 +26,17 @@ class KernelConfig:
         max_occupancy: at least so many blocks should fit on one multiprocessor at once. The name is Mini-SGLang's;
             CUDA means a minimum by it (`__launch_bounds__`'s second argument).
         use_pdl: programmatic dependent launch, from sm_90 on; ignored on older chips and on the CPU.
+        vectors_per_thread: how many of a row's vectors (of up to 16 bytes) one thread carries, which decides how many
+            threads share a row; 0 leaves the choice to the kernel, by row size, batch size and device.
     """
 
     num_threads: int = 128
     max_occupancy: int = 1
     use_pdl: bool = False
+    vectors_per_thread: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("num_threads", int), ("max_occupancy", int), ("use_pdl", bool)):
+        for name, kind in self.__annotations__.items():
             if type(value := getattr(self, name)) is not kind:
                 raise TypeError(f"KernelConfig: {name}: expected {kind.__name__}, got {value!r}")
         if self.num_threads % 32 or not 32 <= self.num_threads <= 1024:
@@ -43,10 +46,13 @@ class KernelConfig:
         if self.max_occupancy < 1:
             raise ValueError(f"KernelConfig: max_occupancy: expected at least 1, got {self.max_occupancy}")
 
+        if not 0 <= self.vectors_per_thread <= 64:
+            raise ValueError(f"KernelConfig: vectors_per_thread: expected 0 to 64, got {self.vectors_per_thread}")
+
     @property
-    def template_args(self) -> tuple[int, int, bool]:
-        """The three values in the order in which every kernel of this package takes them."""
-        return self.num_threads, self.max_occupancy, self.use_pdl
+    def template_args(self) -> tuple[int, int, int, bool]:
+        """The values in the order in which every kernel of this package takes them."""
+        return self.vectors_per_thread, self.num_threads, self.max_occupancy, self.use_pdl
 
 
 def make_cpp_args(*args: int | float | bool) -> str:

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:433b93bdf2eb
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:6cd86cbbad09
 
 """From an address in a compiled kernel to the lines of source that it comes from."""
 
@@ -99,7 +99,7 @@ def _shown(file: str) -> str:
 
 
 def _short(function: str) -> str:
-    """Return `minisgl::warp::copy` of `void minisgl::warp::copy<512l, 16>(void*, void const*, int)`."""
+    """Return `minisgl::warp::copy` of `void minisgl::warp::copy<512l, 16, 32>(void*, void const*, int)`."""
     previous = None
     while previous != function:
         previous, function = function, re.sub(r"<[^<>]*>", "", function)

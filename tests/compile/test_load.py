@@ -106,7 +106,10 @@ def test_kernel_config_refuses_thread_counts(threads: int) -> None:
         KernelConfig(num_threads=threads)
 
 
-@pytest.mark.parametrize("wrong", [{"num_threads": 128.0}, {"max_occupancy": True}, {"use_pdl": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_threads": 128.0}, {"max_occupancy": True}, {"use_pdl": 1}, {"vectors_per_thread": None}],
+)
 def test_kernel_config_refuses_other_types(wrong: dict[str, object]) -> None:
     with pytest.raises(TypeError, match=f"KernelConfig: {next(iter(wrong))}: expected"):
         KernelConfig(**wrong)  # type: ignore[arg-type]
@@ -122,5 +125,13 @@ def test_kernel_config_refuses_no_occupancy() -> None:
         KernelConfig(max_occupancy=0)
 
 
+@pytest.mark.parametrize("number", [-1, 65])
+def test_kernel_config_refuses_shares_that_no_thread_can_carry(number: int) -> None:
+    with pytest.raises(ValueError, match=f"KernelConfig: vectors_per_thread: expected 0 to 64, got {number}"):
+        KernelConfig(vectors_per_thread=number)
+
+
 def test_kernel_config_as_template_arguments() -> None:
-    assert make_cpp_args(*KernelConfig().template_args) == "128, 1, false"
+    assert make_cpp_args(*KernelConfig().template_args) == "0, 128, 1, false"
+    config = KernelConfig(num_threads=64, max_occupancy=24, use_pdl=True, vectors_per_thread=4)
+    assert make_cpp_args(*config.template_args) == "4, 64, 24, true"

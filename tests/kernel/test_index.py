@@ -1,7 +1,6 @@
 """`indexing` against PyTorch, bit for bit, and what it says about bad input."""
 
 import itertools
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,54 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from minisgl.kernel import index, indexing
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-V = 50
-VOCAB_RANGES = [None, (0, V), (10, 20), (V - 1, 1), (1000, V), (7, 0)]
-
-
-# Quantised tensors carry a scale beside their bytes; DLPack has no bits types; integers of 1 to 7 bits are bytes.
-NOT_PLAIN = re.compile(r"torch\.(q|bits|u?int[1-7]$)")
-DTYPES = sorted(
-    {
-        dtype
-        for dtype in vars(torch).values()
-        if isinstance(dtype, torch.dtype) and dtype.itemsize in (1, 2, 4, 8) and not NOT_PLAIN.match(str(dtype))
-    },
-    key=str,
+from tables import (  # type: ignore[import-not-found]  # pytest puts this folder on the path
+    DTYPES,
+    bits,
+    poisoned,
+    random_table,
 )
 
+from minisgl.kernel import index, indexing
+from minisgl.kernel.utils import KernelConfig, load_jit
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here; the same source is tested on the CPU")
-    return request.param
-
-
-def random_table(rows: int, dim: int, dtype: torch.dtype, device: str = "cpu", offset: int = 1) -> torch.Tensor:
-    """Return random bit patterns as `[rows, dim]`, starting `offset` elements into their allocation."""
-    raw = torch.randint(0, 256, ((rows * dim + offset) * dtype.itemsize,), dtype=torch.uint8, device=device)
-    if dtype == torch.bool:
-        raw %= 2
-    return raw.view(dtype)[offset:].view(rows, dim)
-
-
-def poisoned(rows: int, dim: int, dtype: torch.dtype, device: str, offset: int) -> torch.Tensor:
-    """Return `[rows, dim]` whose every byte is 1, which no lookup of a random table gives by chance."""
-    raw = torch.ones(((rows * dim + offset) * dtype.itemsize,), dtype=torch.uint8, device=device)
-    return raw.view(dtype)[offset:].view(rows, dim)
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the bytes of each row; NaNs and signed zeros compare as what they are."""
-    row_bytes = tensor.shape[1] * tensor.itemsize
-    flat = tensor.contiguous().view(-1)
-    return (flat.view(torch.uint8) if flat.numel() else flat.to(torch.uint8)).view(tensor.shape[0], row_bytes)
+V = 50
+VOCAB_RANGES = [None, (0, V), (10, 20), (V - 1, 1), (1000, V), (7, 0)]
 
 
 def expected_bits(weights: torch.Tensor, indices: torch.Tensor, vocab_range: tuple[int, int] | None) -> torch.Tensor:
@@ -103,16 +69,25 @@ def test_vocab_range_at_its_edges(dtype: torch.dtype, device: str) -> None:
     assert not bits(result[[0, 1, 2, 5, 6]]).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_the_kernel_reads_zeros_out_of_range(dtype: torch.dtype, unchecked: str) -> None:
+    memory = torch.ones(V + 2, 8, device=unchecked)
+    info = torch.iinfo(dtype)
+    indices = torch.tensor([info.min, -1, 0, V - 1, V, info.max], dtype=dtype, device=unchecked)
+    result = indexing(memory[1 : V + 1], indices)
+    assert result.sum(1).tolist() == [0, 0, 8, 8, 0, 0]
+
+
 @st.composite
 def lookups(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, int] | None]:
     """Draw a lookup with rows that lie apart and start anywhere, and strided indices."""
     dtype = draw(st.sampled_from([torch.uint8, torch.float16, torch.float32, torch.int64]))
-    dim = draw(st.sampled_from([1, 2, 5, 16, 33, 72, 300]))
+    dim = draw(st.sampled_from([1, 3, 7, 64, 100, 288]))  # for which test_equals_torch has compiled kernels
     rows, size = draw(st.integers(1, 20)), draw(st.integers(0, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
 
     def table(count: int) -> torch.Tensor:
-        pad, offset = draw(st.integers(0, 20)), draw(st.integers(0, 17))
+        pad, offset = draw(st.integers(0, 20) | st.just(-dim % 16)), draw(st.integers(0, 17) | st.just(0))
         count_bytes = (count * (dim + pad) + offset) * dtype.itemsize
         raw = torch.randint(0, 256, (count_bytes,), dtype=torch.uint8, generator=generator)
         return raw.view(dtype)[offset:].view(count, dim + pad)[:, :dim]
@@ -147,22 +122,42 @@ def test_any_layout(
     assert torch.equal(base.view(torch.uint8)[outside], before[outside]), "bytes between the rows were written"
 
 
-@pytest.mark.parametrize("splits", [1, 2, 4])
-def test_rows_split_over_warps(splits: int) -> None:
-    """The CPU never splits rows by itself, a GPU does: run the split kernel here too."""
-    weights = random_table(V, 4096, torch.float16, offset=8)
-    kernel = index.load_index_kernel(8192, splits)
-    indices = torch.randint(0, V, (37,))
-    output = torch.empty(37, 4096, dtype=torch.float16)
-    kernel(weights, indices, output, None, None)
-    assert torch.equal(bits(output), expected_bits(weights, indices, None))
+# Widths around every edge of threads_per_row, and every shape that a GPU may choose or be asked for.
+SHAPES = dict(
+    zip(
+        [31, 32, 33, 511, 512, 513, 576, 1008, 5120, 10240, 14336, 96],
+        itertools.product([1, 2, 4, 8], [32, 64, 128]),  # vectors per thread, threads per block
+        strict=True,
+    )
+) | {560: (1, 64), 5136: (1, 64)}  # one vector a thread: rows begin inside a warp
 
 
-@pytest.mark.parametrize(
-    ("row_bytes", "splits"), [(0, 4), (7, 1), (512, 1), (1024, 2), (2048, 4), (3072, 2), (10240, 4)]
-)
-def test_num_splits(row_bytes: int, splits: int) -> None:
-    assert index.num_splits(row_bytes) == splits
+@pytest.fixture(scope="module", params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
+def shaped(request: pytest.FixtureRequest) -> tuple[tvm_ffi.Module, str]:
+    """Kernels of all shapes in one library, and the device for them."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here; the same source is tested on the CPU")
+    wrappers = []
+    for row_bytes, (vectors, threads) in SHAPES.items():
+        config = KernelConfig(num_threads=threads, vectors_per_thread=vectors, use_pdl=True)
+        wrappers.append((f"index_{row_bytes}", index.index_wrapper(row_bytes, config)[1]))
+    module = load_jit("index_shapes", cuda_files=["index.cu"], cuda_wrappers=wrappers, target=request.param)
+    return module, "cpu" if request.param == "host" else "cuda"
+
+
+@pytest.mark.parametrize("row_bytes", SHAPES)
+def test_shapes_of_a_launch(shaped: tuple[tvm_ffi.Module, str], row_bytes: int) -> None:
+    """The CPU never spreads a row as thin as a GPU does: run those kernels here too."""
+    module, device = shaped
+    for offset in (0, 1, 2, 4, 8):  # vectors of 16, 1, 2, 4 and 8 bytes
+        place = -(-row_bytes // 16) * 16  # each row starts so far behind a multiple of 16
+        weights = random_table(V, place, torch.uint8, device, offset)[:, :row_bytes]
+        memory = random_table(37, place, torch.uint8, device, offset)
+        indices = torch.randint(-3, V + 3, (37,), device=device)
+        expected = memory.clone()
+        expected[:, :row_bytes] = expected_bits(weights, indices, (0, V))
+        getattr(module, f"index_{row_bytes}")(weights, indices, memory[:, :row_bytes], 0, V)
+        assert torch.equal(memory, expected)
 
 
 def test_parameters_can_be_looked_up() -> None:
@@ -337,12 +332,22 @@ def test_bad_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert W_AND_OUTPUT.eq(1).all()
 
 
-def test_autograd_notices_an_output_that_it_saved() -> None:
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_autograd_notices_an_output_that_it_saved(mode: type) -> None:
     x, output = table(2, 3).requires_grad_(), table(2, 3)
     loss = (x * output).sum()
-    indexing(W, IDS, output=output)
+    with mode():
+        indexing(W, IDS, output=output)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_inference_tensors() -> None:
+    with torch.inference_mode():
+        weights, output = table(4, 3), table(2, 3)
+        indexing(weights, IDS, output=output)
+    assert torch.equal(indexing(2 * weights, IDS, output=output), 2 * weights[IDS])
+    assert torch.equal(indexing(weights, IDS), weights[IDS])
 
 
 def test_a_child_forked_during_a_launch_can_launch() -> None:
@@ -424,10 +429,6 @@ def test_threads_may_share_a_kernel() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here; the same source is tested on the CPU")
 class TestOnGpu:
-    def test_out_of_range_reads_as_zero(self) -> None:
-        result = indexing(W.cuda(), torch.tensor([0, 4, -1]).cuda())
-        assert torch.equal(result.cpu(), torch.tensor([[1.0] * 3, [0.0] * 3, [0.0] * 3]))
-
     def test_debug_mode_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MINISGL_DEBUG", "1")
         with pytest.raises(IndexError):

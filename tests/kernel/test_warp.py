@@ -10,6 +10,8 @@ from minisgl.kernel.utils import load_jit
 
 SOURCE = Path(__file__).with_name("warp.cu")
 SIZES = [1, 2, 3, 15, 16, 17, 31, 96, 100, 511, 512, 513, 576, 1000, 4096, 4097, 4113, 8207]
+# Bytes and threads: parts of a warp, several warps, rows that are too short for all and too long for one batch.
+SHAPES = [(size, 32) for size in SIZES] + [(7, 1), (100, 2), (1008, 4), (4097, 8), (576, 16), (513, 64), (40001, 96)]
 PAD = 64
 
 
@@ -17,7 +19,7 @@ PAD = 64
 def warp(request: pytest.FixtureRequest) -> tuple[tvm_ffi.Module, str]:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here; the same source is tested on the CPU")
-    wrappers = [(f"move_{size}", f"minisgl::test::move_row<{size}>") for size in SIZES]
+    wrappers = [(f"move_{size}_{n}", f"minisgl::test::move_row<{size}, {n}>") for size, n in SHAPES]
     module = load_jit("warp", cuda_files=[SOURCE], cuda_wrappers=wrappers, target=request.param)
     return module, "cpu" if request.param == "host" else "cuda"
 
@@ -29,10 +31,10 @@ def row(size: int, offset: int, device: str) -> tuple[torch.Tensor, torch.Tensor
     return memory, memory[start : start + size]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_copy_and_reset(warp: tuple[tvm_ffi.Module, str], size: int) -> None:
+@pytest.mark.parametrize(("size", "threads"), SHAPES)
+def test_copy_and_reset(warp: tuple[tvm_ffi.Module, str], size: int, threads: int) -> None:
     module, device = warp
-    move = getattr(module, f"move_{size}")
+    move = getattr(module, f"move_{size}_{threads}")
     for to, start in [(0, 0), (8, 0), (4, 8), (2, 0), (1, 0), (3, 5), (16, 48), (0, 1)]:
         _, src = row(size, start, device)
         memory, dst = row(size, to, device)

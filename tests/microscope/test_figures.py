@@ -168,13 +168,13 @@ def test_lanes_that_leave_a_loop_early() -> None:
 
 
 def test_rows_that_two_indices_share_are_needed_once() -> None:
-    table, indices = torch.randn(100, 128), torch.tensor([5, 5, 7, 5])
+    table, indices = torch.randn(100, 512), torch.tensor([5, 5, 7, 5])  # a warp per row: requests share nothing
     view = microscope.observe(indexing, table, indices)
     weights = next(memory for memory in view.memories if memory.name == "weights")
-    assert weights.bytes_read == 2 * 512
+    assert weights.bytes_read == 2 * 2048
     moved = sum(f.bytes_moved for f in view.figures if f.memory.name == "weights")
-    assert moved == 4 * 512
-    assert view.bytes_needed == 2 * 512 + 4 * 8 + 4 * 512
+    assert moved == 4 * 2048
+    assert view.bytes_needed == 2 * 2048 + 4 * 8 + 4 * 2048
 
 
 def test_table() -> None:

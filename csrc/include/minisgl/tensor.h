@@ -1,4 +1,4 @@
-// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:973949398c1a
+// Exported from notebooks/02_describing_tensors.md by "minisgl book export"; edit it there. sha256:49a21add88bf
 
 #pragma once
 
@@ -36,7 +36,8 @@ class TensorView {
     return stride;
   }
 
-  int64_t stride_bytes(int i) const { return stride(i) * dtype_bytes(dtype()); }
+  /// Bytes from one entry of dimension `i` to the next; 0 if there is no next one.
+  int64_t stride_bytes(int i) const { return size(i) > 1 ? stride(i) * dtype_bytes(dtype()) : 0; }
 
   int64_t num_elements() const {
     int64_t count = 1;

@@ -1,9 +1,10 @@
-// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:7314df4b240d
+// Exported from notebooks/04_warps_vectors_launches.md by "minisgl book export"; edit it there. sha256:b41b9084beee
 
 #pragma once
 
 #include <minisgl/utils.cuh>
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>
@@ -21,58 +22,84 @@ template <> struct VectorOf<2> { using type = uint16_t; };
 template <> struct VectorOf<1> { using type = uint8_t; };
 // clang-format on
 
-/// Vectors that a lane loads before it stores the first: 8 of 16 bytes take 32 registers.
-inline constexpr int kMaxInFlight = 8;
-
-/// Copy `kBytes` bytes with one warp, `kVectorBytes` at a time; what is left at the end goes byte by byte.
+/// What one of `kThreads` threads carries of a row of `kBytes` bytes: vectors of `kVectorBytes`, and single bytes of what
+/// is left at the end. All vectors are loaded before the first is stored: a thread waits for memory once.
 ///
-/// Both addresses must be multiples of `kVectorBytes`. Lane i takes vectors i, i + 32, i + 64, ...: neighbours read
-/// neighbouring memory. A lane issues up to `kMaxInFlight` loads before the first store, so that it waits for memory
-/// once, not once per vector.
-template <int64_t kBytes, int kVectorBytes>
-__device__ __forceinline__ void copy(void* dst, const void* src, int lane) {
+/// Neighbouring threads touch neighbouring vectors. Each warp has a part of the row to itself. The row must start at a
+/// multiple of `kVectorBytes`.
+template <int64_t kBytes, int kVectorBytes, int kThreads>
+class RowShare {
+ public:
   using Vector = typename VectorOf<kVectorBytes>::type;
-  constexpr int64_t kVectors = kBytes / kVectorBytes;
-  constexpr int64_t kRounds = kVectors / kWarpSize;        // in which every lane has a vector
-  constexpr int64_t kRest = kRounds % kMaxInFlight;        // rounds after the last full batch
-  constexpr int kLanesOfLastRound = kVectors % kWarpSize;  // a round for some of the lanes
-  constexpr int kTail = kBytes % kVectorBytes;             // bytes after the last vector
-  auto from = static_cast<const Vector*>(src) + lane;
-  auto to = static_cast<Vector*>(dst) + lane;
+  static constexpr int64_t kVectors = kBytes / kVectorBytes;
+  static constexpr int kRounds = static_cast<int>((kVectors + kThreads - 1) / kThreads);  // vectors of one thread
 
-  for (int64_t batch = 0; batch < kRounds / kMaxInFlight; ++batch) {
-    Vector values[kMaxInFlight];
-#pragma unroll
-    for (int i = 0; i < kMaxInFlight; ++i) values[i] = from[i * kWarpSize];
-#pragma unroll
-    for (int i = 0; i < kMaxInFlight; ++i) to[i * kWarpSize] = values[i];
-    from += kMaxInFlight * kWarpSize;
-    to += kMaxInFlight * kWarpSize;
+  __device__ __forceinline__ void load(const void* row, int thread) {
+    for_each_vector(thread, [&](int round, int64_t i) { vectors[round] = static_cast<const Vector*>(row)[i]; });
+    for_each_byte(thread, [&](int round, int64_t i) { tail_[round] = static_cast<const uint8_t*>(row)[i]; });
   }
 
-  Vector values[kRest + 1];
-  uint8_t tail = 0;
+  __device__ __forceinline__ void store(void* row, int thread) const {
+    for_each_vector(thread, [&](int round, int64_t i) { static_cast<Vector*>(row)[i] = vectors[round]; });
+    for_each_byte(thread, [&](int round, int64_t i) { static_cast<uint8_t*>(row)[i] = tail_[round]; });
+  }
+
+  Vector vectors[kRounds > 0 ? kRounds : 1];
+
+ private:
+  static constexpr int kLanes = kThreads < kWarpSize ? kThreads : kWarpSize;
+  static constexpr int kTailBytes = kBytes % kVectorBytes;
+  static constexpr int kTailRounds = (kTailBytes + kThreads - 1) / kThreads;
+
+  template <class Body>
+  static __device__ __forceinline__ void for_each_vector(int thread, const Body& body) {
+    const int64_t first = int64_t{thread / kLanes} * kLanes * kRounds + thread % kLanes;
 #pragma unroll
-  for (int i = 0; i < kRest; ++i) values[i] = from[i * kWarpSize];
-  if (kLanesOfLastRound > 0 && lane < kLanesOfLastRound) values[kRest] = from[kRest * kWarpSize];
-  if (kTail > 0 && lane < kTail) tail = static_cast<const uint8_t*>(src)[kBytes - kTail + lane];
+    for (int round = 0; round < kRounds; ++round) {
+      const int64_t i = first + round * kLanes;
+      if (kVectors == int64_t{kThreads} * kRounds || i < kVectors) body(round, i);
+    }
+  }
+
+  template <class Body>
+  static __device__ __forceinline__ void for_each_byte(int thread, const Body& body) {
 #pragma unroll
-  for (int i = 0; i < kRest; ++i) to[i * kWarpSize] = values[i];
-  if (kLanesOfLastRound > 0 && lane < kLanesOfLastRound) to[kRest * kWarpSize] = values[kRest];
-  if (kTail > 0 && lane < kTail) static_cast<uint8_t*>(dst)[kBytes - kTail + lane] = tail;
+    for (int round = 0; round < kTailRounds; ++round) {
+      const int i = round * kThreads + thread;
+      if (i < kTailBytes) body(round, kVectors * kVectorBytes + i);
+    }
+  }
+
+  uint8_t tail_[kTailRounds > 0 ? kTailRounds : 1];
+};
+
+/// Vectors that a thread loads before it stores the first: 8 of 16 bytes take 32 registers.
+inline constexpr int kMaxInFlight = 8;
+
+/// Copy `kBytes` bytes with `kThreads` threads, by default one warp. Both addresses must be multiples of `kVectorBytes`.
+template <int64_t kBytes, int kVectorBytes, int kThreads = kWarpSize>
+__device__ __forceinline__ void copy(void* dst, const void* src, int thread) {
+  constexpr int64_t kBatchBytes = int64_t{kMaxInFlight} * kThreads * kVectorBytes;
+  constexpr int64_t kBatches = kBytes / kBatchBytes;
+  auto from = static_cast<const std::byte*>(src);
+  auto to = static_cast<std::byte*>(dst);
+  for (int64_t batch = 0; batch < kBatches; ++batch, from += kBatchBytes, to += kBatchBytes) {
+    RowShare<kBatchBytes, kVectorBytes, kThreads> share;
+    share.load(from, thread);
+    share.store(to, thread);
+  }
+  RowShare<kBytes - kBatches * kBatchBytes, kVectorBytes, kThreads> rest;
+  rest.load(from, thread);
+  rest.store(to, thread);
 }
 
-/// Set `kBytes` bytes to zero with one warp. The address must be a multiple of `kVectorBytes`.
-template <int64_t kBytes, int kVectorBytes>
-__device__ __forceinline__ void reset(void* dst, int lane) {
+/// Set `kBytes` bytes to zero with `kThreads` threads. The address must be a multiple of `kVectorBytes`.
+template <int64_t kBytes, int kVectorBytes, int kThreads = kWarpSize>
+__device__ __forceinline__ void reset(void* dst, int thread) {
   using Vector = typename VectorOf<kVectorBytes>::type;
   constexpr int64_t kVectors = kBytes / kVectorBytes;
-  constexpr int64_t kRounds = kVectors / kWarpSize;
-  constexpr int kTail = kBytes % kVectorBytes;
-  const auto to = static_cast<Vector*>(dst) + lane;
-  for (int64_t i = 0; i < kRounds; ++i) to[i * kWarpSize] = Vector{};
-  if (lane < kVectors % kWarpSize) to[kRounds * kWarpSize] = Vector{};
-  if (kTail > 0 && lane < kTail) static_cast<uint8_t*>(dst)[kBytes - kTail + lane] = 0;
+  for (int64_t i = thread; i < kVectors; i += kThreads) static_cast<Vector*>(dst)[i] = Vector{};
+  for (int64_t i = kVectors * kVectorBytes + thread; i < kBytes; i += kThreads) static_cast<uint8_t*>(dst)[i] = 0;
 }
 
 /// The widest vector (16, 8, 4, 2 or 1 bytes) at which every one of `addresses_and_strides` is aligned.
