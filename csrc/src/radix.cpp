@@ -1,0 +1,260 @@
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:8670414adfc2
+
+#include <minisgl/common_prefix.h>
+#include <minisgl/ffi.h>
+#include <minisgl/radix_tree.h>
+#include <minisgl/tensor.h>
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/tvm_ffi.h>
+
+#include <algorithm>
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace minisgl {
+
+/// What Python holds of a tree. The exported functions take it as their first argument.
+class RadixTreeObject : public tvm::ffi::Object {
+ public:
+  RadixTreeObject(int64_t page_size, tvm::ffi::String device) : tree(page_size), device(std::move(device)) {}
+  RadixTree tree;
+  tvm::ffi::String device;  ///< where Python wants the results
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("minisgl.RadixTree", RadixTreeObject, tvm::ffi::Object);
+};
+
+/// What Python holds of a path. It keeps the tree alive, so that its node can always be asked for.
+class RadixHandleObject : public tvm::ffi::Object {
+ public:
+  RadixHandleObject(RadixTreeObject* tree, RadixPath path, int64_t num_present)
+      : tree(tvm::ffi::GetObjectPtr<RadixTreeObject>(tree)),
+        path(path),
+        cached_len(path.length),
+        num_present(num_present) {}
+  tvm::ffi::ObjectPtr<RadixTreeObject> tree;
+  RadixPath path;
+  int64_t cached_len;
+  int64_t num_present;  ///< tokens that were here before the call that made this handle
+  TVM_FFI_DECLARE_OBJECT_INFO_FINAL("minisgl.RadixHandle", RadixHandleObject, tvm::ffi::Object);
+};
+
+}  // namespace minisgl
+
+namespace minisgl::ffi {
+
+/// A value that TVM-FFI's C++ interface made, on its way back to Python.
+struct Returned {
+  tvm::ffi::Any value;
+};
+
+inline void set_result(TVMFFIAny* result, Returned returned) {
+  *result = tvm::ffi::details::AnyUnsafe::MoveAnyToTVMFFIAny(std::move(returned.value));
+}
+
+template <class T>
+  requires std::derived_from<T, tvm::ffi::Object>
+struct Argument<T*> {
+  static constexpr const char* kName = T::_type_key;
+  static bool matches(const TVMFFIAny& any) { return any.type_index == T::RuntimeTypeIndex(); }
+  static T* get(const TVMFFIAny& any) { return tvm::ffi::details::ObjectUnsafe::RawObjectPtrFromUnowned<T>(any.v_obj); }
+};
+
+template <>
+struct Argument<tvm::ffi::String> {
+  static constexpr const char* kName = "a str";
+  static bool matches(const TVMFFIAny& any) {
+    return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).try_cast<tvm::ffi::String>().has_value();
+  }
+  static tvm::ffi::String get(const TVMFFIAny& any) {
+    return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).cast<tvm::ffi::String>();
+  }
+};
+
+}  // namespace minisgl::ffi
+
+namespace minisgl {
+namespace {
+
+constexpr DLDataType kInt32{kDLInt, 32, 1}, kInt64{kDLInt, 64, 1};
+
+bool is_integer_list(const TensorView& tensor) {
+  const auto dtype = tensor.dtype();
+  return tensor.dim() == 1 && dtype.code == kDLInt && (dtype.bits == 32 || dtype.bits == 64) && dtype.lanes == 1 &&
+         tensor.device().device_type == kDLCPU && (tensor.size(0) <= 1 || tensor.stride(0) == 1) && tensor.has_memory();
+}
+
+/// Check a list of int32 or int64; `size` is its length if that is known. The matcher only words the refusal: building
+/// it takes 20 ns, a tenth of a call.
+TokenView integers_of(const char* argument, const TensorView& tensor, Extent size = kAny) {
+  if (!is_integer_list(tensor) || !size.accept(tensor.size(0))) [[unlikely]] {
+    auto dtype = SymbolicDType({kInt32, kInt64});
+    auto cpu = SymbolicDevice({kDLCPU});
+    TensorMatcher({size}).with_dtype(dtype).with_device(cpu).verify(argument, tensor);
+  }
+  return {tensor.data(), tensor.size(0), tensor.dtype().bits == 64};
+}
+
+struct Keys {
+  TokenView x, y;
+};
+
+Keys keys_of(const TensorView& x, const TensorView& y) {
+  const Keys keys{integers_of("x", x), integers_of("y", y)};
+  if (keys.x.is_wide != keys.y.is_wide) [[unlikely]] {
+    fail("TypeError", "y: expected ", to_string(x.dtype()), " as x, got ", to_string(y.dtype()));
+  }
+  return keys;
+}
+
+int64_t fast_compare_key(TensorView x, TensorView y) {
+  const auto keys = keys_of(x, y);
+  return common_prefix(keys.x, keys.y);
+}
+
+/// The same on one of this machine's vector units.
+int64_t compare_key_with(TensorView x, TensorView y, int64_t unit) {
+  const auto keys = keys_of(x, y);
+  const auto size = std::min(keys.x.size, keys.y.size);
+  const auto which = static_cast<VectorUnit>(unit);
+  require(0 <= unit && which <= widest_vector_unit(), "ValueError", "unit: expected one of this machine's, got ", unit);
+  if (keys.x.is_wide)
+    return common_prefix_on<UnalignedInt64, UnalignedInt64>(which)(keys.x.wide(), keys.y.wide(), size);
+  return common_prefix_on<UnalignedInt32, UnalignedInt32>(which)(keys.x.narrow(), keys.y.narrow(), size);
+}
+
+/// The names of this machine's vector units, the widest last.
+ffi::Returned vector_units() {
+  tvm::ffi::Array<tvm::ffi::String> names;
+  for (int unit = 0; unit <= static_cast<int>(widest_vector_unit()); ++unit) {
+    names.push_back(to_string(static_cast<VectorUnit>(unit)));
+  }
+  return {names};
+}
+
+ffi::Returned new_tree(int64_t page_size, tvm::ffi::String device) {
+  return {tvm::ffi::ObjectRef(tvm::ffi::make_object<RadixTreeObject>(page_size, std::move(device)))};
+}
+
+ffi::Returned new_handle(RadixTreeObject* tree, const RadixPath& path, int64_t num_present) {
+  return {tvm::ffi::ObjectRef(tvm::ffi::make_object<RadixHandleObject>(tree, path, num_present))};
+}
+
+RadixPath& path_of(RadixTreeObject* tree, RadixHandleObject* handle) {
+  require(handle->tree.get() == tree, "ValueError", "handle: expected one of this cache, got one of another");
+  return handle->path;
+}
+
+ffi::Returned match_prefix(RadixTreeObject* tree, TensorView input_ids) {
+  const auto path = tree->tree.match(integers_of("input_ids", input_ids), /*lock=*/false);
+  return new_handle(tree, path, path.length);
+}
+
+ffi::Returned match_and_lock(RadixTreeObject* tree, TensorView input_ids) {
+  const auto path = tree->tree.match(integers_of("input_ids", input_ids), /*lock=*/true);
+  return new_handle(tree, path, path.length);
+}
+
+ffi::Returned insert_prefix(RadixTreeObject* tree, TensorView input_ids, TensorView indices) {
+  const auto tokens = integers_of("input_ids", input_ids);
+  const auto values = integers_of("indices", indices, tokens.size);
+  const auto inserted = tree->tree.insert(tokens, values.data, values.is_wide ? 8 : 4);
+  return new_handle(tree, inserted.path, inserted.length_before);
+}
+
+ffi::Returned insert_and_unlock(RadixTreeObject* tree, TensorView input_ids, TensorView indices,
+                                RadixHandleObject* finished) {
+  const auto tokens = integers_of("input_ids", input_ids);
+  const auto values = integers_of("indices", indices, tokens.size);
+  auto& path = path_of(tree, finished);
+  const auto inserted = tree->tree.insert_and_unlock(tokens, values.data, values.is_wide ? 8 : 4, path);
+  return new_handle(tree, inserted.path, inserted.length_before);
+}
+
+void lock_handle(RadixTreeObject* tree, RadixHandleObject* handle, bool unlock) {
+  auto& path = path_of(tree, handle);
+  unlock ? tree->tree.unlock(path) : tree->tree.lock(path);
+}
+
+/// Results are PyTorch tensors from PyTorch's allocator, because one of the arguments is one: that is what the unused
+/// tensors of the functions below are for.
+tvm::ffi::Tensor new_tensor(int64_t size, int bytes) {
+  const DLDevice cpu{kDLCPU, 0};
+  return tvm::ffi::Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {size}, bytes == 4 ? kInt32 : kInt64, cpu);
+}
+
+ffi::Returned evict(RadixTreeObject* tree, int64_t size, TensorView) {
+  tvm::ffi::Tensor indices;
+  tree->tree.evict(size, [&](int64_t num_tokens, int bytes) {
+    indices = new_tensor(num_tokens, bytes);
+    return indices.data_ptr();
+  });
+  return {indices};
+}
+
+ffi::Returned get_matched_indices(RadixHandleObject* handle, TensorView) {
+  tvm::ffi::Tensor indices;
+  handle->tree->tree.copy_indices(handle->path, [&](int64_t num_tokens, int bytes) {
+    indices = new_tensor(num_tokens, bytes);
+    return indices.data_ptr();
+  });
+  return {indices};
+}
+
+ffi::Returned device_of(RadixHandleObject* handle) { return {handle->tree->device}; }
+
+void reset(RadixTreeObject* tree) { tree->tree.reset(); }
+
+void check_integrity(RadixTreeObject* tree) { tree->tree.check_integrity(); }
+
+ffi::Returned sizes(RadixTreeObject* tree) {
+  const auto s = tree->tree.sizes();
+  const auto& c = s.counters;
+  return {tvm::ffi::Array<int64_t>{s.evictable_tokens, s.protected_tokens, s.num_nodes, s.array_bytes, s.node_bytes,
+                                   c.lookups, c.hits, c.tokens_looked_up, c.tokens_saved, c.tokens_inserted,
+                                   c.nodes_evicted, c.tokens_evicted}};
+}
+
+/// All nodes but the root in one list: slot, parent's slot, locks, LRU rank, number of tokens, tokens; and so on.
+ffi::Returned describe_nodes(RadixTreeObject* tree, TensorView) {
+  std::vector<int64_t> list;
+  tree->tree.for_each([&](const RadixNode& node, int64_t lru_rank) {
+    list.insert(list.end(), {node.slot, node.parent->slot, node.num_locks, lru_rank, node.length});
+    const auto tokens = node.tokens();
+    for (int64_t i = 0; i < tokens.size; ++i) list.push_back(tokens[i]);
+  });
+  auto tensor = new_tensor(static_cast<int64_t>(list.size()), 8);
+  std::copy(list.begin(), list.end(), static_cast<int64_t*>(tensor.data_ptr()));
+  return {tensor};
+}
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  // A second build of this library in one process, as after an edit of the chapter, finds its types registered.
+  if (TVMFFIGetTypeInfo(RadixHandleObject::RuntimeTypeIndex())->metadata) return;
+  refl::ObjectDef<RadixTreeObject>();
+  refl::ObjectDef<RadixHandleObject>()
+      .def_ro("cached_len", &RadixHandleObject::cached_len)
+      .def_ro("num_present", &RadixHandleObject::num_present);
+}
+
+}  // namespace
+}  // namespace minisgl
+
+MINISGL_EXPORT(fast_compare_key, minisgl::fast_compare_key)
+MINISGL_EXPORT(compare_key_with, minisgl::compare_key_with)
+MINISGL_EXPORT(vector_units, minisgl::vector_units)
+MINISGL_EXPORT(new_tree, minisgl::new_tree)
+MINISGL_EXPORT(match_prefix, minisgl::match_prefix)
+MINISGL_EXPORT(match_and_lock, minisgl::match_and_lock)
+MINISGL_EXPORT(insert_prefix, minisgl::insert_prefix)
+MINISGL_EXPORT(insert_and_unlock, minisgl::insert_and_unlock)
+MINISGL_EXPORT(lock_handle, minisgl::lock_handle)
+MINISGL_EXPORT(evict, minisgl::evict)
+MINISGL_EXPORT(get_matched_indices, minisgl::get_matched_indices)
+MINISGL_EXPORT(device_of, minisgl::device_of)
+MINISGL_EXPORT(reset, minisgl::reset)
+MINISGL_EXPORT(check_integrity, minisgl::check_integrity)
+MINISGL_EXPORT(sizes, minisgl::sizes)
+MINISGL_EXPORT(describe_nodes, minisgl::describe_nodes)

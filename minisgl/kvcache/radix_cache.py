@@ -1,0 +1,191 @@
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:410b80085718
+
+"""The prefix cache: a radix tree over token ids, in C++."""
+
+import functools
+from typing import NamedTuple
+
+import torch
+import tvm_ffi
+
+from minisgl.kernel.radix import radix_library
+from minisgl.kvcache.protocol import CacheHandle, CacheStats, InsertResult, MatchResult, SizeInfo
+
+_TENSOR = torch.empty(0)  # passed along, so that a result comes as a PyTorch tensor
+
+
+class MemoryInfo(NamedTuple):
+    """What a cache holds on the host.
+
+    Attributes:
+        num_tokens: tokens in the cache.
+        num_nodes: nodes of the tree.
+        token_bytes: bytes of their ids (4 each, 8 in an insertion with ids that need it) and indices (4 or 8).
+        node_bytes: bytes of everything else.
+    """
+
+    num_tokens: int
+    num_nodes: int
+    token_bytes: int
+    node_bytes: int
+
+
+class NodeInfo(NamedTuple):
+    """One node of the tree, as `RadixPrefixCache.nodes` lists it.
+
+    Attributes:
+        node_id: a number that no other node of the tree has at present.
+        parent_id: that of the parent; -1 for the root.
+        tokens: the ids that follow those of the parent.
+        lock_count: locks on this node, also through handles further down.
+        lru_rank: 0 for the node that `evict` frees first; -1 if it is locked, or the root.
+    """
+
+    node_id: int
+    parent_id: int
+    tokens: list[int]
+    lock_count: int
+    lru_rank: int
+
+
+class RadixCacheHandle(tvm_ffi.Object):
+    """A prefix in a `RadixPrefixCache`. It stays valid when other calls split its nodes, and is stale after its eviction."""
+
+    cached_len: int
+    num_present: int
+
+    def get_matched_indices(self) -> torch.Tensor:
+        """Return where the KV of the prefix is: `[cached_len]`, of the dtype inserted, on the device of the cache.
+
+        They are safe to use while the handle is locked. Raises RuntimeError if it is stale.
+        """
+        library = radix_library()
+        indices = library.get_matched_indices(self, _TENSOR)
+        device = library.device_of(self)
+        return indices if device == "cpu" else indices.to(device)
+
+
+@functools.cache
+def _register_handle() -> None:
+    """Tell TVM-FFI the Python class of the library's handles; the library must be loaded."""
+    tvm_ffi.register_object("minisgl.RadixHandle")(RadixCacheHandle)
+
+
+class RadixPrefixCache:
+    """The longest cached prefix of a request, found in a radix tree over token ids.
+
+    Args:
+        device: where results go, such as `"cuda"`. The tree itself is in the memory of the host.
+        page_size: tokens per page of the KV cache; prefixes are matched, inserted and evicted in whole pages.
+
+    Token ids are `[L]` int32 or int64, contiguous, on the CPU; both kinds may be mixed. Several threads may use one
+    cache: every call is one step.
+
+    Source: the radix attention of SGLang (arXiv:2312.07104), and Mini-SGLang's interface to it.
+    """
+
+    def __init__(self, device: torch.device | str, page_size: int = 1) -> None:
+        if type(page_size) is not int:
+            raise TypeError(f"RadixPrefixCache: page_size: expected an int, got {page_size!r}")
+        if page_size < 1:
+            raise ValueError(f"RadixPrefixCache: page_size: expected at least 1, got {page_size}")
+        self.device = torch.device(device)
+        self.page_size = page_size
+        library = radix_library()
+        _register_handle()
+        self._tree = library.new_tree(page_size, str(self.device))
+        self._match_prefix = library.match_prefix
+        self._match_and_lock = library.match_and_lock
+        self._insert_prefix = library.insert_prefix
+        self._insert_and_unlock = library.insert_and_unlock
+        self._lock_handle = library.lock_handle
+        self._evict = library.evict
+
+    def match_prefix(self, input_ids: torch.Tensor) -> MatchResult:
+        """Find the longest prefix of `input_ids` that is cached, in whole pages.
+
+        It counts as used just now. Lock its handle before the next `evict`.
+        """
+        return MatchResult(self._match_prefix(self._tree, input_ids))
+
+    def match_and_lock(self, input_ids: torch.Tensor) -> MatchResult:
+        """Do `match_prefix`, then `lock_handle`, in one step."""
+        return MatchResult(self._match_and_lock(self._tree, input_ids))
+
+    def insert_prefix(self, input_ids: torch.Tensor, indices: torch.Tensor) -> InsertResult:
+        """Add `input_ids` and where their KV is, both cut to whole pages.
+
+        Args:
+            input_ids: `[L]` token ids from the first on.
+            indices: `[L]` int32 or int64, on any device; the same dtype in all insertions.
+
+        Returns:
+            How many of the tokens were cached before, and a handle of the whole prefix, which is not locked.
+        """
+        handle = self._insert_prefix(self._tree, input_ids, indices if indices.is_cpu else indices.cpu())
+        return InsertResult(handle.num_present, handle)
+
+    def insert_and_unlock(self, input_ids: torch.Tensor, indices: torch.Tensor, handle: CacheHandle) -> InsertResult:
+        """Do `insert_prefix`, then `lock_handle(handle, unlock=True)`, in one step: what the end of a request needs."""
+        indices = indices if indices.is_cpu else indices.cpu()
+        inserted = self._insert_and_unlock(self._tree, input_ids, indices, handle)
+        return InsertResult(inserted.num_present, inserted)
+
+    def lock_handle(self, handle: CacheHandle, unlock: bool = False) -> None:
+        """Lock a prefix, so that it is not evicted; or take one lock of this handle away.
+
+        Raises RuntimeError if the handle is stale, or is to be unlocked more often than it was locked; ValueError if it
+        belongs to another cache.
+        """
+        self._lock_handle(self._tree, handle, unlock)
+
+    def evict(self, size: int) -> torch.Tensor:
+        """Free the least recently used leaves until at least `size` tokens are free, and return their indices.
+
+        A prefix is used when a match or an insertion walks through it, and when its last lock is taken away. Raises
+        RuntimeError, and frees nothing, if `size` is more than `size_info.evictable_size`; ValueError if it is negative.
+        """
+        indices = self._evict(self._tree, size, _TENSOR)
+        return indices if self.device.type == "cpu" else indices.to(self.device)
+
+    def reset(self) -> None:
+        """Forget everything but the counters, what is locked too. Every handle is stale afterwards."""
+        radix_library().reset(self._tree)
+
+    @property
+    def size_info(self) -> SizeInfo:
+        """How many tokens can be evicted, and how many are locked."""
+        return SizeInfo(*self._sizes()[:2])
+
+    @property
+    def memory(self) -> MemoryInfo:
+        """How much memory of the host the tree takes."""
+        evictable, protected, num_nodes, token_bytes, node_bytes = self._sizes()[:5]
+        return MemoryInfo(evictable + protected, num_nodes, token_bytes, node_bytes)
+
+    @property
+    def stats(self) -> CacheStats:
+        """What the cache has done since it was made, for an engine to export."""
+        return CacheStats(*self._sizes()[5:])
+
+    def check_integrity(self) -> None:
+        """Check the whole tree. Raises RuntimeError if anything in it disagrees."""
+        radix_library().check_integrity(self._tree)
+
+    def nodes(self) -> list[NodeInfo]:
+        """List all nodes: the root, which has no tokens, then parents ahead of their children."""
+        numbers = radix_library().describe_nodes(self._tree, _TENSOR).tolist()
+        children: dict[int, list[NodeInfo]] = {}
+        position = 0
+        while position < len(numbers):
+            slot, parent, locks, lru_rank, length = numbers[position : position + 5]
+            position += 5 + length
+            node = NodeInfo(slot, parent, numbers[position - length : position], locks, lru_rank)
+            children.setdefault(parent, []).append(node)
+        found = [NodeInfo(0, -1, [], 0, -1)]
+        for node in found:
+            found += sorted(children.get(node.node_id, []), key=lambda child: child.tokens)
+        return found
+
+    def _sizes(self) -> list[int]:
+        return list(radix_library().sizes(self._tree))
