@@ -73,7 +73,8 @@ class Chapter:
 
     def normal_markdown(self) -> str:
         """Return the `.md` as Jupytext itself writes it, from JupyterLab or from its command line."""
-        return jupytext.writes(self.notebook, fmt="md", config=_config(self.root))
+        # Jupytext would add a line at the end for every empty line there.
+        return jupytext.writes(self.notebook, fmt="md", config=_config(self.root)).rstrip("\n") + "\n"
 
     def normal_notebook(self) -> str:
         """Return the `.ipynb`: ids by position, no outputs, only the metadata that the `.md` holds."""

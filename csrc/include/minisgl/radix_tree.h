@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:130d605ef4d6
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:46371c0f4c09
 
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <minisgl/token_run.h>
 #include <minisgl/utils.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -49,7 +50,7 @@ class RadixTree {
   /// The longest prefix of `tokens` that is here, in whole pages.
   RadixPath match(TokenView tokens, bool lock) {
     const std::lock_guard guard(mutex_);
-    auto path = walk(whole_pages(tokens));
+    auto path = walk({root_, 0}, whole_pages(tokens));
     use(path.node);
     counters_.lookups += 1;
     counters_.hits += path.length > 0;
@@ -68,14 +69,15 @@ class RadixTree {
   /// Add `tokens` in whole pages, with one index of `index_bytes` (4 or 8) for each.
   Insertion insert(TokenView tokens, const void* indices, int index_bytes) {
     const std::lock_guard guard(mutex_);
-    return insert_path(whole_pages(tokens), indices, index_bytes);
+    return insert_behind({root_, 0}, whole_pages(tokens), indices, index_bytes);
   }
 
-  /// The same, and unlock `finished`.
+  /// The same for tokens that begin with those of `finished`, which are not read again; and unlock `finished`.
   Insertion insert_and_unlock(TokenView tokens, const void* indices, int index_bytes, RadixPath& finished) {
     const std::lock_guard guard(mutex_);
     require_locked(finished);
-    auto result = insert_path(whole_pages(tokens), indices, index_bytes);
+    require_continued(finished, tokens);
+    auto result = insert_behind({resolve(finished), finished.length}, whole_pages(tokens), indices, index_bytes);
     unlock_path(finished);
     return result;
   }
@@ -177,9 +179,8 @@ class RadixTree {
     return hash;
   }
 
-  /// Follow `tokens` from the root as far as they are here. If they part inside a node, it is split there.
-  Path walk(TokenView tokens) {
-    Path path{root_, 0};
+  /// Follow `tokens` from where `path` ends as far as they are here. If they part inside a node, it is split there.
+  Path walk(Path path, TokenView tokens) {
     while (path.length < tokens.size) {
       const auto rest = tokens.from(path.length);
       int64_t length = 0;
@@ -224,12 +225,12 @@ class RadixTree {
     return front;
   }
 
-  Insertion insert_path(TokenView tokens, const void* indices, int index_bytes) {
+  Insertion insert_behind(Path path, TokenView tokens, const void* indices, int index_bytes) {
     if (index_bytes_ && index_bytes_ != index_bytes) {
       const auto name = [](int bytes) { return bytes == 4 ? "int32" : "int64"; };
       fail("TypeError", "indices: expected ", name(index_bytes_), " as in earlier insertions, got ", name(index_bytes));
     }
-    auto path = walk(tokens);
+    path = walk(path, tokens);
     const auto length_before = path.length;
     if (length_before < tokens.size) {
       index_bytes_ = index_bytes;
@@ -317,6 +318,18 @@ class RadixTree {
   void require_locked(const RadixPath& path) const {
     resolve(path);
     require(path.num_locks > 0, "RuntimeError", "handle: expected one that is locked, got one that is not");
+  }
+
+  /// The last tokens of the path tell a request that it does not belong to.
+  void require_continued(const RadixPath& path, TokenView tokens) const {
+    constexpr int64_t kTokensCompared = 16;
+    require(path.length <= tokens.size, "ValueError", "input_ids: expected at least the ", path.length,
+            " tokens of handle, got ", tokens.size);
+    const auto* node = resolve(path);
+    if (node == root_) return;
+    const auto size = std::min(node->length, kTokensCompared);
+    require(common_prefix(node->tokens().from(node->length - size), tokens.slice(path.length - size, size)) == size,
+            "ValueError", "input_ids: expected the tokens of handle first, got others");
   }
 
   int index_bytes() const { return index_bytes_ ? index_bytes_ : 4; }
