@@ -73,8 +73,7 @@ class Chapter:
 
     def normal_markdown(self) -> str:
         """Return the `.md` as Jupytext itself writes it, from JupyterLab or from its command line."""
-        # Jupytext would add a line at the end for every empty line there.
-        return jupytext.writes(self.notebook, fmt="md", config=_config(self.root)).rstrip("\n") + "\n"
+        return jupytext.writes(self.notebook, fmt="md", config=_config(self.root))
 
     def normal_notebook(self) -> str:
         """Return the `.ipynb`: ids by position, no outputs, only the metadata that the `.md` holds."""
@@ -119,6 +118,7 @@ def select(root: Path, names: list[str]) -> list[str]:
 
 def parse(root: Path, stem: str, text: str) -> Chapter:
     """Make a chapter from the text of its `.md`."""
+    text = text.rstrip("\n") + "\n"  # Jupytext would make a cell of empty lines, longer with every export
     notebook = jupytext.reads(text, fmt="md", config=_config(root))
     if (language := notebook.metadata.get("kernelspec", {}).get("language")) != "python":
         # Without it Jupytext takes the language of most cells, which may be C++, for the notebook's own.
