@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:8670414adfc2
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:3e48bcc3a505
 
 #include <minisgl/common_prefix.h>
 #include <minisgl/ffi.h>
@@ -208,12 +208,17 @@ void reset(RadixTreeObject* tree) { tree->tree.reset(); }
 
 void check_integrity(RadixTreeObject* tree) { tree->tree.check_integrity(); }
 
-ffi::Returned sizes(RadixTreeObject* tree) {
+ffi::Returned list_of(const std::vector<int64_t>& list) {
+  auto tensor = new_tensor(static_cast<int64_t>(list.size()), 8);
+  std::copy(list.begin(), list.end(), static_cast<int64_t*>(tensor.data_ptr()));
+  return {tensor};
+}
+
+ffi::Returned sizes(RadixTreeObject* tree, TensorView) {
   const auto s = tree->tree.sizes();
   const auto& c = s.counters;
-  return {tvm::ffi::Array<int64_t>{s.evictable_tokens, s.protected_tokens, s.num_nodes, s.array_bytes, s.node_bytes,
-                                   c.lookups, c.hits, c.tokens_looked_up, c.tokens_saved, c.tokens_inserted,
-                                   c.nodes_evicted, c.tokens_evicted}};
+  return list_of({s.evictable_tokens, s.protected_tokens, s.num_nodes, s.array_bytes, s.node_bytes, c.lookups, c.hits,
+                  c.tokens_looked_up, c.tokens_saved, c.tokens_inserted, c.nodes_evicted, c.tokens_evicted});
 }
 
 /// All nodes but the root in one list: slot, parent's slot, locks, LRU rank, number of tokens, tokens; and so on.
@@ -224,9 +229,7 @@ ffi::Returned describe_nodes(RadixTreeObject* tree, TensorView) {
     const auto tokens = node.tokens();
     for (int64_t i = 0; i < tokens.size; ++i) list.push_back(tokens[i]);
   });
-  auto tensor = new_tensor(static_cast<int64_t>(list.size()), 8);
-  std::copy(list.begin(), list.end(), static_cast<int64_t*>(tensor.data_ptr()));
-  return {tensor};
+  return list_of(list);
 }
 
 TVM_FFI_STATIC_INIT_BLOCK() {

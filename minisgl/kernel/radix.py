@@ -1,4 +1,4 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:c581bc215e6a
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:4751a758f1f5
 
 """Compare token ids at memory speed, and load the compiled library behind it and behind the radix prefix cache."""
 
@@ -10,7 +10,7 @@ from minisgl.kernel.utils import load_aot
 
 
 def fast_compare_key(x: torch.Tensor, y: torch.Tensor) -> int:
-    """Return the length of the common prefix of two lists of token ids: how many elements agree before the first that differs.
+    """Return the length of the common prefix of two lists of token ids: how many agree before the first that differs.
 
     It uses the widest vectors of the processor that it runs on: AVX-512, AVX2, NEON, or what every processor has.
 

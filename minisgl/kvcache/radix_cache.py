@@ -1,14 +1,16 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:410b80085718
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:1032e5978795
 
 """The prefix cache: a radix tree over token ids, in C++."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import tvm_ffi
 
 from minisgl.kernel.radix import radix_library
+from minisgl.kvcache.picture import TreePicture, draw_tree
 from minisgl.kvcache.protocol import CacheHandle, CacheStats, InsertResult, MatchResult, SizeInfo
 
 _TENSOR = torch.empty(0)  # passed along, so that a result comes as a PyTorch tensor
@@ -49,7 +51,7 @@ class NodeInfo(NamedTuple):
 
 
 class RadixCacheHandle(tvm_ffi.Object):
-    """A prefix in a `RadixPrefixCache`. It stays valid when other calls split its nodes, and is stale after its eviction."""
+    """A prefix in a `RadixPrefixCache`: valid while other calls split its nodes, stale once it is evicted."""
 
     cached_len: int
     num_present: int
@@ -91,6 +93,7 @@ class RadixPrefixCache:
             raise ValueError(f"RadixPrefixCache: page_size: expected at least 1, got {page_size}")
         self.device = torch.device(device)
         self.page_size = page_size
+        self._on_cpu = self.device.type == "cpu"
         library = radix_library()
         _register_handle()
         self._tree = library.new_tree(page_size, str(self.device))
@@ -117,17 +120,21 @@ class RadixPrefixCache:
 
         Args:
             input_ids: `[L]` token ids from the first on.
-            indices: `[L]` int32 or int64, on any device; the same dtype in all insertions.
+            indices: `[L]` int32 or int64, on the CPU or the device of the cache; the same dtype in all insertions.
 
         Returns:
             How many of the tokens were cached before, and a handle of the whole prefix, which is not locked.
         """
-        handle = self._insert_prefix(self._tree, input_ids, indices if indices.is_cpu else indices.cpu())
+        handle = self._insert_prefix(self._tree, input_ids, indices if self._on_cpu else indices.cpu())
         return InsertResult(handle.num_present, handle)
 
     def insert_and_unlock(self, input_ids: torch.Tensor, indices: torch.Tensor, handle: CacheHandle) -> InsertResult:
-        """Do `insert_prefix`, then `lock_handle(handle, unlock=True)`, in one step: what the end of a request needs."""
-        indices = indices if indices.is_cpu else indices.cpu()
+        """Do `insert_prefix`, then `lock_handle(handle, unlock=True)`, in one step: what the end of a request needs.
+
+        `handle` is that of a locked prefix of `input_ids`, usually from the request's own `match_and_lock`; the tokens
+        of this prefix are not read again. Raises ValueError if the last 16 of them show that it is no prefix.
+        """
+        indices = indices if self._on_cpu else indices.cpu()
         inserted = self._insert_and_unlock(self._tree, input_ids, indices, handle)
         return InsertResult(inserted.num_present, inserted)
 
@@ -143,10 +150,11 @@ class RadixPrefixCache:
         """Free the least recently used leaves until at least `size` tokens are free, and return their indices.
 
         A prefix is used when a match or an insertion walks through it, and when its last lock is taken away. Raises
-        RuntimeError, and frees nothing, if `size` is more than `size_info.evictable_size`; ValueError if it is negative.
+        RuntimeError, and frees nothing, if `size` is more than `size_info.evictable_size`; ValueError if it is
+        negative.
         """
         indices = self._evict(self._tree, size, _TENSOR)
-        return indices if self.device.type == "cpu" else indices.to(self.device)
+        return indices if self._on_cpu else indices.to(self.device)
 
     def reset(self) -> None:
         """Forget everything but the counters, what is locked too. Every handle is stale afterwards."""
@@ -187,5 +195,17 @@ class RadixPrefixCache:
             found += sorted(children.get(node.node_id, []), key=lambda child: child.tokens)
         return found
 
+    def picture(self, decode: Callable[[list[int]], str] | None = None, max_nodes: int = 40) -> TreePicture:
+        """Draw the tree, for a notebook: a box for each node with its tokens, its locks, and when it would be evicted.
+
+        It lists all `nodes()` first, with all tokens: seconds for a cache of millions of tokens.
+
+        Args:
+            decode: turns ids into text, such as the `decode` of a tokenizer; without it, ids are shown.
+            max_nodes: boxes, at most. Of the other nodes, each parent says how many there are; those locked and those
+                with most tokens below them are shown first.
+        """
+        return draw_tree(self.nodes(), decode, max_nodes)
+
     def _sizes(self) -> list[int]:
-        return list(radix_library().sizes(self._tree))
+        return radix_library().sizes(self._tree, _TENSOR).tolist()
