@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:3e48bcc3a505
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:1cceaefd6ad3
 
 #include <minisgl/common_prefix.h>
 #include <minisgl/ffi.h>
@@ -119,9 +119,8 @@ int64_t compare_key_with(TensorView x, TensorView y, int64_t unit) {
   const auto size = std::min(keys.x.size, keys.y.size);
   const auto which = static_cast<VectorUnit>(unit);
   require(0 <= unit && which <= widest_vector_unit(), "ValueError", "unit: expected one of this machine's, got ", unit);
-  if (keys.x.is_wide)
-    return common_prefix_on<UnalignedInt64, UnalignedInt64>(which)(keys.x.wide(), keys.y.wide(), size);
-  return common_prefix_on<UnalignedInt32, UnalignedInt32>(which)(keys.x.narrow(), keys.y.narrow(), size);
+  if (keys.x.is_wide) return common_prefix_on<int64_t, int64_t>(which)(keys.x.wide(), keys.y.wide(), size);
+  return common_prefix_on<int32_t, int32_t>(which)(keys.x.narrow(), keys.y.narrow(), size);
 }
 
 /// The names of this machine's vector units, the widest last.
@@ -235,7 +234,7 @@ ffi::Returned describe_nodes(RadixTreeObject* tree, TensorView) {
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   // A second build of this library in one process, as after an edit of the chapter, finds its types registered.
-  if (TVMFFIGetTypeInfo(RadixHandleObject::RuntimeTypeIndex())->metadata) return;
+  if (TVMFFIGetTypeInfo(RadixHandleObject::_GetOrAllocRuntimeTypeIndex())->metadata) return;
   refl::ObjectDef<RadixTreeObject>();
   refl::ObjectDef<RadixHandleObject>()
       .def_ro("cached_len", &RadixHandleObject::cached_len)

@@ -1,4 +1,4 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:1032e5978795
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:457798bf2f0d
 
 """The prefix cache: a radix tree over token ids, in C++."""
 
@@ -67,6 +67,10 @@ class RadixCacheHandle(tvm_ffi.Object):
         return indices if device == "cpu" else indices.to(device)
 
 
+def _on_host(indices: torch.Tensor) -> torch.Tensor:
+    return indices.cpu() if isinstance(indices, torch.Tensor) else indices  # the library refuses all else
+
+
 @functools.cache
 def _register_handle() -> None:
     """Tell TVM-FFI the Python class of the library's handles; the library must be loaded."""
@@ -125,7 +129,7 @@ class RadixPrefixCache:
         Returns:
             How many of the tokens were cached before, and a handle of the whole prefix, which is not locked.
         """
-        handle = self._insert_prefix(self._tree, input_ids, indices if self._on_cpu else indices.cpu())
+        handle = self._insert_prefix(self._tree, input_ids, indices if self._on_cpu else _on_host(indices))
         return InsertResult(handle.num_present, handle)
 
     def insert_and_unlock(self, input_ids: torch.Tensor, indices: torch.Tensor, handle: CacheHandle) -> InsertResult:
@@ -134,7 +138,7 @@ class RadixPrefixCache:
         `handle` is that of a locked prefix of `input_ids`, usually from the request's own `match_and_lock`; the tokens
         of this prefix are not read again. Raises ValueError if the last 16 of them show that it is no prefix.
         """
-        indices = indices if self._on_cpu else indices.cpu()
+        indices = indices if self._on_cpu else _on_host(indices)
         inserted = self._insert_and_unlock(self._tree, input_ids, indices, handle)
         return InsertResult(inserted.num_present, inserted)
 

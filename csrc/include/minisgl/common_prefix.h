@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:3485bd904af7
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:603ace7b9080
 
 #pragma once
 
@@ -8,24 +8,27 @@
 namespace minisgl {
 
 /// An integer at any address: nobody promises that a view of somebody's bytes is aligned.
-using UnalignedInt32 [[gnu::aligned(1), gnu::may_alias]] = int32_t;
-using UnalignedInt64 [[gnu::aligned(1), gnu::may_alias]] = int64_t;
+template <class T>
+struct [[gnu::packed, gnu::may_alias]] Unaligned {
+  T value;
+  operator T() const { return value; }
+};
 
 namespace common_prefix_detail {
 
 /// Whether `kCount` elements are equal. There is no branch inside, so the compiler makes it vectors of any width.
 template <int kCount, class X, class Y>
-[[gnu::always_inline]] inline bool all_equal(const X* x, const Y* y) {
+[[gnu::always_inline]] inline bool all_equal(const Unaligned<X>* x, const Unaligned<Y>* y) {
   using Word = std::conditional_t<sizeof(X) == 4 && sizeof(Y) == 4, uint32_t, uint64_t>;
   Word difference = 0;
-  for (int i = 0; i < kCount; ++i) difference |= static_cast<Word>(x[i]) ^ static_cast<Word>(y[i]);
+  for (int i = 0; i < kCount; ++i) difference |= static_cast<Word>(x[i].value) ^ static_cast<Word>(y[i].value);
   return difference == 0;
 }
 
 /// The loop that every vector unit runs: blocks with one branch each, the first at any address, the others where a
 /// cache line of `x` begins, the last one overlapping its neighbour.
 template <class X, class Y>
-[[gnu::always_inline]] inline int64_t common_prefix(const X* x, const Y* y, int64_t size) {
+[[gnu::always_inline]] inline int64_t compare_blocks(const Unaligned<X>* x, const Unaligned<Y>* y, int64_t size) {
   constexpr int kLineBytes = 64;
   constexpr int kBlock = 8 * kLineBytes / sizeof(X);
   constexpr int kStep = 8;
@@ -37,24 +40,24 @@ template <class X, class Y>
     if (i + kBlock > size && all_equal<kBlock>(x + size - kBlock, y + size - kBlock)) return size;
   }
   while (i + kStep <= size && all_equal<kStep>(x + i, y + i)) i += kStep;
-  while (i < size && x[i] == y[i]) ++i;
+  while (i < size && x[i].value == y[i].value) ++i;
   return i;
 }
 
 template <class X, class Y>
-int64_t portable(const X* x, const Y* y, int64_t size) {
-  return common_prefix(x, y, size);
+int64_t portable(const Unaligned<X>* x, const Unaligned<Y>* y, int64_t size) {
+  return compare_blocks(x, y, size);
 }
 
 #if defined(__x86_64__)
 template <class X, class Y>
-[[gnu::target("avx2")]] int64_t avx2(const X* x, const Y* y, int64_t size) {
-  return common_prefix(x, y, size);
+[[gnu::target("avx2")]] int64_t avx2(const Unaligned<X>* x, const Unaligned<Y>* y, int64_t size) {
+  return compare_blocks(x, y, size);
 }
 
 template <class X, class Y>
-[[gnu::target("avx512f")]] int64_t avx512(const X* x, const Y* y, int64_t size) {
-  return common_prefix(x, y, size);
+[[gnu::target("avx512f")]] int64_t avx512(const Unaligned<X>* x, const Unaligned<Y>* y, int64_t size) {
+  return compare_blocks(x, y, size);
 }
 #endif
 
@@ -86,7 +89,7 @@ inline VectorUnit widest_vector_unit() {
 }
 
 template <class X, class Y>
-using CommonPrefix = int64_t (*)(const X*, const Y*, int64_t);
+using CommonPrefix = int64_t (*)(const Unaligned<X>*, const Unaligned<Y>*, int64_t);
 
 template <class X, class Y>
 CommonPrefix<X, Y> common_prefix_on([[maybe_unused]] VectorUnit unit) {
@@ -112,7 +115,7 @@ inline const CommonPrefix<X, Y> kCommonPrefixFar = common_prefix_on<X, Y>(far_ve
 
 /// How many of the first `size` integers of `x` and `y` agree before they differ.
 template <class X, class Y>
-int64_t common_prefix(const X* x, const Y* y, int64_t size) {
+int64_t common_prefix(const Unaligned<X>* x, const Unaligned<Y>* y, int64_t size) {
   constexpr int64_t kNearBytes = 32 * 1024;
   const bool is_near = size * int64_t{sizeof(X) + sizeof(Y)} <= kNearBytes;
   return (is_near ? kCommonPrefixNear<X, Y> : kCommonPrefixFar<X, Y>)(x, y, size);

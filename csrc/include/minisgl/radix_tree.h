@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:46371c0f4c09
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:3c99baf067bf
 
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <random>
 
 namespace minisgl {
 
@@ -157,7 +158,10 @@ class RadixTree {
 
   /// Visit every node but the root, in no particular order: `visit(node, lru_rank)`; -1 for a locked node.
   template <class Visit>
-  void for_each(Visit visit) const;
+  void for_each(Visit visit) const {
+    const std::lock_guard guard(mutex_);
+    visit_all(visit);
+  }
 
   /// Throw RuntimeError if anything disagrees with anything else.
   void check_integrity() const;
@@ -171,11 +175,12 @@ class RadixTree {
   TokenView whole_pages(TokenView tokens) const { return tokens.slice(0, tokens.size / page_size_ * page_size_); }
 
   uint64_t hash_of(const RadixNode* parent, TokenView tokens) const {
-    auto hash = parent->serial;
-    for (int64_t i = 0; i < page_size_; ++i) {
-      hash = (hash ^ static_cast<uint64_t>(tokens[i])) * 0x9E3779B97F4A7C15;  // 2^64 / golden ratio
-      hash ^= hash >> 32;
-    }
+    const auto mix = [](uint64_t hash, uint64_t number) {
+      hash = (hash ^ number) * 0x9E3779B97F4A7C15;  // 2^64 / golden ratio
+      return hash ^ hash >> 32;
+    };
+    auto hash = mix(hash_key_, parent->serial);
+    for (int64_t i = 0; i < page_size_; ++i) hash = mix(hash, static_cast<uint64_t>(tokens[i]));
     return hash;
   }
 
@@ -307,6 +312,9 @@ class RadixTree {
     }
   }
 
+  template <class Visit>
+  void visit_all(Visit visit) const;
+
   RadixPath remember(Path path) const { return {path.node->slot, path.node->serial, path.length}; }
 
   RadixNode* resolve(const RadixPath& path) const {
@@ -342,6 +350,8 @@ class RadixTree {
   }
 
   const int64_t page_size_;
+  /// Other in every process: nobody can choose token ids that all fall into one bucket.
+  const uint64_t hash_key_ = std::random_device()() * uint64_t{0x100000001} + reinterpret_cast<uintptr_t>(this);
   mutable std::mutex mutex_;
   RadixNodePool pool_;
   ChildTable children_;

@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:eb603071898d
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:647308b46148
 
 #pragma once
 
@@ -9,8 +9,7 @@
 namespace minisgl {
 
 template <class Visit>
-void RadixTree::for_each(Visit visit) const {
-  const std::lock_guard guard(mutex_);
+void RadixTree::visit_all(Visit visit) const {
   std::unordered_map<const RadixNode*, int64_t> ranks;
   for (auto* node = lru_.oldest(); node != lru_.end(); node = node->newer) ranks.emplace(node, ranks.size());
   pool_.for_each([&](const RadixNode* node) {
@@ -19,6 +18,7 @@ void RadixTree::for_each(Visit visit) const {
 }
 
 inline void RadixTree::check_integrity() const {
+  const std::lock_guard guard(mutex_);
   const auto check = [](bool holds, const char* what) {
     require(holds, "RuntimeError", "the tree is corrupt: ", what);
   };
@@ -26,7 +26,7 @@ inline void RadixTree::check_integrity() const {
   std::unordered_map<const TokenRun*, int64_t> parts;
   int64_t evictable = 0, locked = 0, num_nodes = 0;
 
-  for_each([&](const RadixNode& node, int64_t rank) {
+  visit_all([&](const RadixNode& node, int64_t rank) {
     num_nodes += 1;
     num_children[node.parent] += 1;
     locks_below[node.parent] += node.num_locks;
@@ -41,7 +41,7 @@ inline void RadixTree::check_integrity() const {
           "a child not in the table");
     check((node.num_locks == 0) == (rank >= 0), "a locked node that can be evicted, or the reverse");
   });
-  for_each([&](const RadixNode& node, int64_t rank) {
+  visit_all([&](const RadixNode& node, int64_t rank) {
     check(node.num_children == num_children[&node], "a wrong number of children");
     check(node.num_locks >= locks_below[&node], "a node with fewer locks than its children");
     check(node.parent->num_locks || node.parent == root_ || ranks[node.parent] > rank, "a parent older than its child");

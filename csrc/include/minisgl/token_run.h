@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:fe356dae0037
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:bbde2ee19251
 
 #pragma once
 
@@ -20,8 +20,8 @@ struct TokenView {
   int64_t size;
   bool is_wide;  ///< 64 bits each
 
-  const UnalignedInt32* narrow() const { return static_cast<const UnalignedInt32*>(data); }
-  const UnalignedInt64* wide() const { return static_cast<const UnalignedInt64*>(data); }
+  const Unaligned<int32_t>* narrow() const { return static_cast<const Unaligned<int32_t>*>(data); }
+  const Unaligned<int64_t>* wide() const { return static_cast<const Unaligned<int64_t>*>(data); }
   int64_t operator[](int64_t i) const { return is_wide ? wide()[i] : narrow()[i]; }
 
   TokenView slice(int64_t start, int64_t length) const {
