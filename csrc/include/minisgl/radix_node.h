@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:cdced9ba0728
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:601bc3487e35
 
 #pragma once
 
@@ -22,7 +22,6 @@ struct RadixNode {
   RadixNode* older = nullptr;
   RadixNode* newer = nullptr;
   uint32_t slot = 0;
-  int32_t num_children = 0;
   int64_t num_locks = 0;
 
   TokenView tokens() const { return run->tokens(start, length); }

@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:3c99baf067bf
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:741587933f2c
 
 #pragma once
 
@@ -214,7 +214,6 @@ class RadixTree {
     front->length = length;
     front->parent = node->parent;
     front->hash = node->hash;
-    front->num_children = 1;
     front->num_locks = node->num_locks;
     children_.insert(front);
 
@@ -256,7 +255,6 @@ class RadixTree {
     leaf->hash = hash_of(parent, tokens);
     children_.insert(leaf);
     lru_.push_newest(leaf);
-    parent->num_children += 1;
     evictable_size_ += leaf->length;
     array_bytes_ += leaf->run->array_bytes();
     num_runs_ += 1;
@@ -267,7 +265,6 @@ class RadixTree {
   void remove_leaf(RadixNode* leaf) {
     children_.erase(leaf);
     lru_.remove(leaf);
-    leaf->parent->num_children -= 1;
     evictable_size_ -= leaf->length;
     drop_run(leaf);
     pool_.release(leaf);
