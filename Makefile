@@ -83,6 +83,9 @@ bench: setup
 	python benchmarks/index.py
 	python benchmarks/store.py
 	python benchmarks/host_target.py
+	python benchmarks/radix.py
+	python benchmarks/prefix_cache.py
+	python benchmarks/prefix_cache_growth.py
 
 clean:
 	rm -rf build site docs/chapters .pytest_cache .mypy_cache .ruff_cache .hypothesis
