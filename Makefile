@@ -44,7 +44,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 book: setup
 	minisgl book build
-	mkdocs build --strict --quiet
+	mkdocs build --strict
 	@echo "The site: $(CURDIR)/site/index.html"
 
 lab: setup

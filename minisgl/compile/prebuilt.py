@@ -1,4 +1,4 @@
-# Exported from notebooks/13_kernels_become_a_package.md by "minisgl book export"; edit it there. sha256:d191c71577af
+# Exported from notebooks/13_kernels_become_a_package.md by "minisgl book export"; edit it there. sha256:5af936b75e5a
 
 """Libraries that were built when the package was: found by a hash of everything that they are made of.
 
@@ -39,10 +39,11 @@ def contents(files: Sequence[str | Path], roots: Sequence[Path]) -> dict[str, Pa
 def file_name(name: str, files: Sequence[str | Path], roots: Sequence[Path]) -> str:
     """Return what the library `name` of these sources is called: the name, and a hash of all that goes into it.
 
-    Hashed are the contents of `files` and of the headers of ours that they include, directly or not, and the version of
-    TVM-FFI: the layout of its C++ objects may change with any.
+    Hashed are the contents of `files` and of the headers of ours that they include, directly or not, and the release of
+    TVM-FFI, such as 0.1.15: the layout of its C++ objects may change with any.
     """
-    hasher = hashlib.sha256(importlib.metadata.version("apache-tvm-ffi").encode())
+    release = importlib.metadata.version("apache-tvm-ffi").split(".")[:3]
+    hasher = hashlib.sha256(".".join(release).encode())
     for path, file in contents(files, roots).items():
         text = file.read_bytes()
         hasher.update(f"\0{path}\0{len(text)}\0".encode() + text)
