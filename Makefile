@@ -44,7 +44,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 book: setup
 	minisgl book build
-	mkdocs build --strict --quiet
+	mkdocs build --strict
 	@echo "The site: $(CURDIR)/site/index.html"
 
 lab: setup
@@ -83,6 +83,9 @@ bench: setup
 	python benchmarks/index.py
 	python benchmarks/store.py
 	python benchmarks/host_target.py
+	python benchmarks/radix.py
+	python benchmarks/prefix_cache.py
+	python benchmarks/prefix_cache_growth.py
 
 clean:
 	rm -rf build site docs/chapters .pytest_cache .mypy_cache .ruff_cache .hypothesis
