@@ -1,4 +1,4 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:6789c852f36c
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:f1e5c5f79e0d
 
 #pragma once
 

@@ -1,3 +1,5 @@
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:17a991f9482c
+
 #include <minisgl/ffi.h>
 #include <minisgl/ffi_objects.h>
 #include <minisgl/nccl_communicator.h>

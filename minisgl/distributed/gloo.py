@@ -1,3 +1,5 @@
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:7c6c31bb1032
+
 """A communicator for CPU tensors over gloo, so that tensor-parallel code runs on a laptop."""
 
 import contextlib

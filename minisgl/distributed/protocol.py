@@ -1,3 +1,5 @@
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:7eafd6a0cbf2
+
 """What tensor-parallel code may ask of a communicator, whatever carries its messages."""
 
 from contextlib import AbstractContextManager

@@ -1,3 +1,5 @@
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:acc0dccb5a53
+
 """Which NCCL this machine has. It is opened when it is needed; nothing links it."""
 
 import importlib.metadata
@@ -22,7 +24,9 @@ def find_nccl_library() -> str:
     """
     if configured := os.environ.get("MINISGL_NCCL_LIBRARY"):
         if not Path(configured).is_file():
-            raise ToolchainError(f"MINISGL_NCCL_LIBRARY is {configured!r}, which is not a file; unset it or name {_NAME}.")
+            raise ToolchainError(
+                f"MINISGL_NCCL_LIBRARY is {configured!r}, which is not a file; unset it or name {_NAME}."
+            )
         return configured
     wheels = [wheel for wheel in _WHEELS if _is_installed(wheel)]
     if len(wheels) > 1:

@@ -1,3 +1,5 @@
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:0f3acabfa531
+
 """NCCL for tensor parallelism: a communicator in C++, over whichever NCCL the machine has."""
 
 import atexit

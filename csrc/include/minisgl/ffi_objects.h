@@ -1,3 +1,5 @@
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:a8ecd4f8b725
+
 #pragma once
 
 #include <minisgl/ffi.h>

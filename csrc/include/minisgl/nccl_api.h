@@ -1,3 +1,5 @@
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ac4ccc8f7cc4
+
 #pragma once
 
 #include <cuda_runtime.h>

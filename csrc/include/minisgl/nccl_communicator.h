@@ -1,3 +1,5 @@
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:30ce4c62e64e
+
 #pragma once
 
 #include <minisgl/nccl_api.h>

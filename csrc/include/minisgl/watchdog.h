@@ -1,3 +1,5 @@
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:28ab50c1cc83
+
 #pragma once
 
 #include <cuda_runtime.h>

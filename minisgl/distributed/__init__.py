@@ -1,0 +1,38 @@
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ce40763680ed
+
+"""Messages between the processes of a tensor-parallel engine."""
+
+import torch
+
+from minisgl.distributed.gloo import GlooCommunicator
+from minisgl.distributed.protocol import Communicator
+from minisgl.kernel.pynccl import ReduceOp, init_pynccl
+
+__all__ = ["Communicator", "GlooCommunicator", "ReduceOp", "init_communicator"]
+
+
+def init_communicator(
+    group: torch.distributed.ProcessGroup,
+    *,
+    device: torch.device | str,
+    max_size_bytes: int = 0,
+    timeout: float = 600.0,
+) -> Communicator:
+    """Make the communicator for tensors on `device`: NCCL for a GPU, gloo for the CPU. Every rank of `group` calls it.
+
+    Args:
+        group: a gloo group of `torch.distributed`.
+        device: where the tensors are.
+        max_size_bytes: see `init_pynccl`; gloo has no use for it.
+        timeout: seconds until an operation that has not ended counts as failed.
+    """
+    if torch.device(device).type == "cpu":
+        return GlooCommunicator(group, timeout)
+    return init_pynccl(
+        tp_rank=group.rank(),
+        tp_size=group.size(),
+        tp_cpu_group=group,
+        max_size_bytes=max_size_bytes,
+        timeout=timeout,
+        device=device,
+    )
