@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:0f3acabfa531
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:6db013f11c01
 
 """NCCL for tensor parallelism: a communicator in C++, over whichever NCCL the machine has."""
 
@@ -14,7 +14,7 @@ from typing import Literal, Self, get_args
 import torch
 import tvm_ffi
 
-from minisgl.compile import cuda_arch
+from minisgl.compile.targets import cuda_arch
 from minisgl.kernel.nccl_library import find_nccl_library
 from minisgl.kernel.utils import load_aot
 
