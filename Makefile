@@ -62,7 +62,8 @@ sanitize: export ASAN_OPTIONS := detect_leaks=0
 sanitize: SANITIZER_LIBRARIES = $(foreach name,libasan.so libstdc++.so,$(shell g++ -print-file-name=$(name)))
 sanitize: setup
 	MINISGL_SANITIZE=address,undefined LD_PRELOAD="$(SANITIZER_LIBRARIES)" \
-		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" tests/kernel tests/host
+		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" \
+		tests/kernel tests/host $(patsubst %,tests/distributed/test_nccl_%.py,operations arguments failures lifetime)
 
 lint: setup
 	ruff check .

@@ -1,5 +1,6 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:17a991f9482c
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:10de6fc92c43
 
+#include <dlfcn.h>
 #include <minisgl/ffi.h>
 #include <minisgl/ffi_objects.h>
 #include <minisgl/nccl_communicator.h>
@@ -32,7 +33,17 @@ class NcclCommunicatorObject : public tvm::ffi::Object {
 
 namespace {
 
+/// At the end of the process a thread may still be inside a call, or a tensor show a buffer, while Python lets go of its
+/// modules: this library is never unloaded.
+void stay_loaded() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&stay_loaded), &info)) {
+    static_cast<void>(dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE));
+  }
+}
+
 ffi::Returned open_library(tvm::ffi::String path) {
+  stay_loaded();
   return {tvm::ffi::ObjectRef(tvm::ffi::make_object<NcclLibraryObject>(std::string(path)))};
 }
 
@@ -43,8 +54,7 @@ bool library_has_windows(NcclLibraryObject* library) { return library->api.has_w
 /// 128 bytes that rank 0 makes and tells the others.
 ffi::Returned new_unique_id(NcclLibraryObject* library) {
   nccl::UniqueId id;
-  const auto result = library->api.GetUniqueId(&id);
-  require(result == nccl::kSuccess, "RuntimeError", "NCCL: ", library->api.GetErrorString(result));
+  check_nccl(library->api, library->api.GetUniqueId(&id));
   return {tvm::ffi::Bytes(id.internal, sizeof(id.internal))};
 }
 
@@ -64,7 +74,7 @@ ffi::Returned new_communicator(NcclLibraryObject* library, tvm::ffi::Bytes id, i
 }
 
 ffi::Returned split(NcclCommunicatorObject* communicator, int64_t color, int64_t key) {
-  return wrap((*communicator)->split(static_cast<int>(color), static_cast<int>(key)));
+  return wrap((*communicator)->split(color, key));
 }
 
 int64_t rank_of(NcclCommunicatorObject* communicator) { return (*communicator)->rank(); }
@@ -94,23 +104,24 @@ void recv(NcclCommunicatorObject* communicator, TensorView tensor, int64_t peer)
 }
 void start_group(NcclCommunicatorObject* communicator) { (*communicator)->start_group(); }
 void end_group(NcclCommunicatorObject* communicator) { (*communicator)->end_group(); }
+void drop_group(NcclCommunicatorObject* communicator) { (*communicator)->drop_group(); }
 void check(NcclCommunicatorObject* communicator) { (*communicator)->require_healthy(); }
 void close(NcclCommunicatorObject* communicator) { (*communicator)->close(); }
 void abandon(NcclCommunicatorObject* communicator) { (*communicator)->abandon(); }
+void abandon_at_exit(NcclCommunicatorObject* communicator) { (*communicator)->abandon_at_exit(); }
 
-/// Lets a tensor over the buffer keep the communicator that owns it.
+/// Lets a tensor keep the memory that it shows.
 struct BufferView {
-  tvm::ffi::ObjectPtr<NcclCommunicatorObject> owner;
-  void AllocData(DLTensor* tensor) { tensor->data = owner->communicator->buffer().data; }
+  std::shared_ptr<void> memory;
+  void AllocData(DLTensor* tensor) { tensor->data = memory.get(); }
   void FreeData(DLTensor*) {}
 };
 
+/// With a tensor among the arguments, TVM-FFI makes the result one of PyTorch.
 ffi::Returned buffer_of(NcclCommunicatorObject* communicator, TensorView) {
-  const auto& buffer = (*communicator)->buffer();
-  require(buffer.bytes > 0, "RuntimeError", "the communicator has no buffer: it was made with max_size_bytes=0");
-  const BufferView view{tvm::ffi::GetObjectPtr<NcclCommunicatorObject>(communicator)};
-  const DLDevice device{kDeviceType, (*communicator)->device()};
-  return {tvm::ffi::Tensor::FromNDAlloc(view, {buffer.bytes}, DLDataType{kDLUInt, 8, 1}, device)};
+  const auto buffer = (*communicator)->buffer();
+  const auto device = (*communicator)->device();
+  return {tvm::ffi::Tensor::FromNDAlloc(BufferView{buffer.data}, {buffer.bytes}, DLDataType{kDLUInt, 8, 1}, device)};
 }
 
 }  // namespace
@@ -132,7 +143,9 @@ MINISGL_EXPORT(send, minisgl::send)
 MINISGL_EXPORT(recv, minisgl::recv)
 MINISGL_EXPORT(start_group, minisgl::start_group)
 MINISGL_EXPORT(end_group, minisgl::end_group)
+MINISGL_EXPORT(drop_group, minisgl::drop_group)
 MINISGL_EXPORT(check, minisgl::check)
 MINISGL_EXPORT(close, minisgl::close)
 MINISGL_EXPORT(abandon, minisgl::abandon)
+MINISGL_EXPORT(abandon_at_exit, minisgl::abandon_at_exit)
 MINISGL_EXPORT(buffer_of, minisgl::buffer_of)

@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ce40763680ed
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:10371676b24c
 
 """Messages between the processes of a tensor-parallel engine."""
 
@@ -25,8 +25,18 @@ def init_communicator(
         device: where the tensors are.
         max_size_bytes: see `init_pynccl`; gloo has no use for it.
         timeout: seconds until an operation that has not ended counts as failed.
+
+    Raises:
+        TypeError: `group` is not a group, or not one of this process.
+        ValueError: another argument is out of its range.
+        RuntimeError: not all ranks have come within `timeout`; or see `init_pynccl`.
     """
-    if torch.device(device).type == "cpu":
+    where = torch.device(device)
+    if where.type not in ("cpu", "cuda"):
+        raise ValueError(f"init_communicator: device: expected cpu or cuda, got {where}")
+    if max_size_bytes < 0:
+        raise ValueError(f"init_communicator: max_size_bytes: expected at least 0, got {max_size_bytes}")
+    if where.type == "cpu":
         return GlooCommunicator(group, timeout)
     return init_pynccl(
         tp_rank=group.rank(),
@@ -34,5 +44,5 @@ def init_communicator(
         tp_cpu_group=group,
         max_size_bytes=max_size_bytes,
         timeout=timeout,
-        device=device,
+        device=where,
     )

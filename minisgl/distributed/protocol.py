@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:7eafd6a0cbf2
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:2a0549343dad
 
 """What tensor-parallel code may ask of a communicator, whatever carries its messages."""
 
@@ -52,7 +52,7 @@ class Communicator(Protocol):
         """Make the calls inside `with` one operation, so that sends and receives may be in any order."""
 
     def split(self, color: int, key: int = 0) -> "Communicator | None":
-        """Make new groups of the ranks with the same `color`, ordered by `key`, then rank; none for a negative color."""
+        """Make new groups of the ranks with one `color`, ordered by `key`, then rank; none for a negative color."""
 
     def close(self) -> None:
         """Give everything back, together with the other ranks. A second call does nothing."""

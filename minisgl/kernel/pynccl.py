@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:6db013f11c01
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:9da2b53216f3
 
 """NCCL for tensor parallelism: a communicator in C++, over whichever NCCL the machine has."""
 
@@ -8,6 +8,7 @@ import datetime
 import functools
 import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, get_args
 
@@ -43,6 +44,7 @@ class PyNCCLCommunicator:
         self.rank: int = module.rank_of(handle)
         self.size: int = module.size_of(handle)
         self._all_reduce = module.all_reduce
+        self._kept: list[tuple[torch.Tensor, ...]] | None = None
         _open.add(self)
 
     def all_reduce(self, tensor: torch.Tensor, op: ReduceOp = "sum") -> None:
@@ -58,6 +60,7 @@ class PyNCCLCommunicator:
             ValueError: another device, not contiguous, or an unknown `op`.
             RuntimeError: the communicator is closed, or an operation has failed.
         """
+        self._keep(tensor)
         self._all_reduce(self._handle, tensor, _op("all_reduce", op))
 
     def all_gather(self, output: torch.Tensor, input: torch.Tensor) -> None:
@@ -65,6 +68,7 @@ class PyNCCLCommunicator:
 
         `output` has `size` times the elements of `input`, and the same dtype, which may be any.
         """
+        self._keep(output, input)
         self._module.all_gather(self._handle, output, input)
 
     def reduce_scatter(self, output: torch.Tensor, input: torch.Tensor, op: ReduceOp = "sum") -> None:
@@ -72,31 +76,42 @@ class PyNCCLCommunicator:
 
         `input` has `size` times the elements of `output`, and the same dtype, one of those of `all_reduce`.
         """
+        self._keep(output, input)
         self._module.reduce_scatter(self._handle, output, input, _op("reduce_scatter", op))
 
     def broadcast(self, tensor: torch.Tensor, root: int = 0) -> None:
         """Copy the tensor of rank `root` into those of the others; any dtype."""
+        self._keep(tensor)
         self._module.broadcast(self._handle, tensor, root)
 
     def send(self, tensor: torch.Tensor, peer: int) -> None:
         """Send a tensor of any dtype to rank `peer`, which calls `recv`."""
+        self._keep(tensor)
         self._module.send(self._handle, tensor, peer)
 
     def recv(self, tensor: torch.Tensor, peer: int) -> None:
         """Receive a tensor of the same number of bytes from rank `peer`."""
+        self._keep(tensor)
         self._module.recv(self._handle, tensor, peer)
 
     @contextlib.contextmanager
     def group(self) -> Iterator[None]:
-        """Make the calls inside `with` one operation: nothing starts before its end.
+        """Make the calls of this thread inside `with` one operation.
 
-        Two ranks that send to each other need it, as does a message to oneself.
+        Nothing starts before the end of `with`; after an exception nothing starts at all. Two ranks that send to each
+        other need it, as does a message to oneself.
         """
         self._module.start_group(self._handle)
+        self._kept = []
         try:
             yield
-        finally:
+        except BaseException:
+            self._module.drop_group(self._handle)
+            raise
+        else:
             self._module.end_group(self._handle)
+        finally:
+            self._kept = None
 
     def split(self, color: int, key: int = 0) -> "PyNCCLCommunicator | None":
         """Make new groups of the ranks with the same `color`, ordered by `key`, then rank.
@@ -107,18 +122,30 @@ class PyNCCLCommunicator:
         return None if handle is None else PyNCCLCommunicator(self._module, handle, self.device)
 
     def get_buffer(self) -> torch.Tensor:
-        """Return the buffer: `[max_size_bytes]` uint8. A view of its beginning is reduced without a copy.
+        """Return the buffer: `[max_size_bytes]` uint8. A view of it is reduced without a copy.
 
-        Raises RuntimeError if the communicator has none.
+        Every rank must pass the same part of it. A call of `all_reduce` with another tensor that fits overwrites its
+        beginning. The memory lives as long as a tensor shows it.
+
+        Raises RuntimeError if the communicator has none or is closed.
         """
         return self._module.buffer_of(self._handle, _TENSOR)
+
+    def _keep(self, *tensors: torch.Tensor) -> None:
+        """Keep the tensors of a group until it ends: NCCL gets their addresses only then."""
+        if self._kept is not None:
+            self._kept.append(tensors)
 
     def check(self) -> None:
         """Raise RuntimeError if an operation has failed. Asks, and waits for nothing."""
         self._module.check(self._handle)
 
     def close(self) -> None:
-        """Give everything back, together with the other ranks. A second call does nothing."""
+        """Give everything back, together with the other ranks. A second call does nothing.
+
+        Raises RuntimeError if the other ranks do not close theirs in time, or if an operation has failed since the last
+        call.
+        """
         self._module.close(self._handle)
 
     def __enter__(self) -> Self:
@@ -158,29 +185,48 @@ def init_pynccl(
             them, such as the double in this project's tests.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or `max_size_bytes` is not the same on all ranks.
         ToolchainError: there is no compiler, or two NCCL wheels are installed.
         RuntimeError: NCCL cannot be opened or is too old; or not all ranks have come within `timeout`.
     """
-    _check_arguments(tp_rank, tp_size, max_size_bytes, timeout)
+    _check_arguments(tp_rank, tp_size, tp_cpu_group, max_size_bytes, timeout)
     where = _device(device)
-    module = _load(where.type, cuda_arch(where) if where.type == "cuda" else None)
-    library = module.open_library(find_nccl_library())
-    _meet(tp_rank, tp_size, tp_cpu_group, timeout)
-    unique_id = [module.new_unique_id(library) if tp_rank == 0 else None]
-    root = torch.distributed.get_global_rank(tp_cpu_group, 0)
-    torch.distributed.broadcast_object_list(unique_id, src=root, group=tp_cpu_group)
+    problem: Exception | None = None
+    unique_id = b""
+    try:
+        module = _load(where.type, cuda_arch(where) if where.type == "cuda" else None)
+        library = module.open_library(find_nccl_library())
+        unique_id = bytes(module.new_unique_id(library)) if tp_rank == 0 else b""
+    except Exception as error:  # the other ranks are told before it is raised
+        problem = error
+    mine = _Facts(unique_id, max_size_bytes, str(problem) if problem else "")
+    facts = _meet(mine, tp_rank, tp_size, tp_cpu_group, timeout)
+    if problem:
+        raise problem
+    _check_facts(facts, tp_rank)
     handle = module.new_communicator(
-        library, unique_id[0], tp_rank, tp_size, where.index or 0, float(timeout), max_size_bytes
+        library, facts[0].unique_id, tp_rank, tp_size, where.index or 0, float(timeout), max_size_bytes
     )
     return PyNCCLCommunicator(module, handle, where)
 
 
-def _check_arguments(rank: int, size: int, max_size_bytes: int, timeout: float) -> None:
-    if size < 1:
-        raise ValueError(f"init_pynccl: tp_size: expected at least 1, got {size}")
-    if not 0 <= rank < size:
-        raise ValueError(f"init_pynccl: tp_rank: expected 0 to {size - 1}, got {rank}")
+@dataclass(frozen=True)
+class _Facts:
+    """What one rank tells the others before they connect. `unique_id` is that of rank 0."""
+
+    unique_id: bytes
+    max_size_bytes: int
+    problem: str
+
+
+def _check_arguments(
+    rank: int, size: int, group: torch.distributed.ProcessGroup, max_size_bytes: int, timeout: float
+) -> None:
+    if (rank, size) != (group.rank(), group.size()):
+        raise ValueError(
+            f"init_pynccl: tp_rank, tp_size: expected those of tp_cpu_group, {group.rank()} and {group.size()}, "
+            f"got {rank} and {size}"
+        )
     if max_size_bytes < 0:
         raise ValueError(f"init_pynccl: max_size_bytes: expected at least 0, got {max_size_bytes}")
     if not timeout > 0:
@@ -189,6 +235,8 @@ def _check_arguments(rank: int, size: int, max_size_bytes: int, timeout: float) 
 
 def _device(device: torch.device | str | None) -> torch.device:
     where = torch.device("cuda") if device is None else torch.device(device)
+    if where.type not in ("cuda", "cpu"):
+        raise ValueError(f"init_pynccl: device: expected a GPU or 'cpu', got '{where}'")
     if where.type == "cuda" and where.index is None:
         where = torch.device("cuda", torch.cuda.current_device())
     return where
@@ -199,12 +247,26 @@ def _load(device_type: str, arch: str | None) -> tvm_ffi.Module:
     return load_aot("pynccl", cuda_files=["pynccl.cu"], target="cuda" if device_type == "cuda" else "host", arch=arch)
 
 
-def _meet(rank: int, size: int, group: torch.distributed.ProcessGroup, timeout: float) -> None:
+def _meet(mine: _Facts, rank: int, size: int, group: torch.distributed.ProcessGroup, timeout: float) -> list[_Facts]:
     """Wait for all ranks on the CPU: a rank that is missing here would leave the others inside NCCL."""
+    facts = [mine] * size
     try:
         torch.distributed.monitored_barrier(group, datetime.timedelta(seconds=timeout), wait_all_ranks=True)
+        torch.distributed.all_gather_object(facts, mine, group)
     except RuntimeError as error:
         raise RuntimeError(f"rank {rank} of {size}: init_pynccl: not all ranks have come: {error}") from None
+    return facts
+
+
+def _check_facts(facts: list[_Facts], rank: int) -> None:
+    for other, fact in enumerate(facts):
+        if fact.problem:
+            raise RuntimeError(f"rank {rank} of {len(facts)}: init_pynccl: rank {other} has failed: {fact.problem}")
+        if fact.max_size_bytes != facts[0].max_size_bytes:
+            raise ValueError(
+                f"init_pynccl: max_size_bytes: expected the same on all ranks, got {facts[0].max_size_bytes} on rank 0 "
+                f"and {fact.max_size_bytes} on rank {other}"
+            )
 
 
 def _op(function: str, op: str) -> int:
@@ -217,4 +279,4 @@ def _op(function: str, op: str) -> int:
 def _abandon_all() -> None:
     """At the end of the interpreter nobody may wait for ranks that have ended before."""
     for communicator in list(_open):
-        communicator._module.abandon(communicator._handle)
+        communicator._module.abandon_at_exit(communicator._handle)

@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ac4ccc8f7cc4
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:290fce06b468
 
 #pragma once
 
@@ -65,7 +65,7 @@ struct Config {
   size_t size = sizeof(Config);
   unsigned magic = 0xcafebeef;
   unsigned version = kMinVersion;
-  int blocking = 0;  // calls return kInProgress rather than wait for other ranks
+  int blocking = 1;  // a call waits for the other ranks; CommAbort from another thread sets it free
   int cga_cluster_size = kUndefined;
   int min_ctas = kUndefined;
   int max_ctas = kUndefined;
@@ -101,7 +101,9 @@ struct Api {
   Result (*CommWindowDeregister)(Comm, Window);                     // optional
   int version;
 
-  bool has_windows() const { return version >= kWindowVersion && MemAlloc && CommWindowRegister; }
+  bool has_windows() const {
+    return version >= kWindowVersion && MemAlloc && MemFree && CommWindowRegister && CommWindowDeregister;
+  }
 };
 
 namespace detail {
@@ -115,7 +117,8 @@ void find(void* library, const std::string& path, const char* name, Function*& f
 }  // namespace detail
 
 inline std::string version_text(int version) {
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+  const int major = version < 10000 ? 1000 : 10000;  // up to 2.8 it was counted in thousands
+  return std::to_string(version / major) + "." + std::to_string(version % major / 100) + "." +
          std::to_string(version % 100);
 }
 

@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:30ce4c62e64e
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:90e1ce4fe5e8
 
 #pragma once
 
@@ -7,8 +7,11 @@
 #include <minisgl/watchdog.h>
 #include <minisgl/utils.cuh>
 
+#include <atomic>
 #include <chrono>
+#include <climits>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,33 +20,53 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace minisgl {
 
-/// Call `function` in a thread of its own and wait for it. False if it has not returned after `timeout`: then it goes on
-/// alone, and must keep alive what it uses.
-inline bool returns_within(std::chrono::duration<double> timeout, std::function<void()> function) {
+inline std::string nccl_error_text(const nccl::Api& api, nccl::Result result) {
+  const std::string text = api.GetErrorString(result), details = api.GetLastError(nullptr);
+  return "NCCL: " + text + (details.empty() ? "" : ": " + details);
+}
+
+inline void check_nccl(const nccl::Api& api, nccl::Result result) {
+  if (result != nccl::kSuccess) [[unlikely]]
+    fail("RuntimeError", nccl_error_text(api, result));
+}
+
+/// Call `function` in a thread of its own and wait for it. If it has not returned after `timeout` the answer is false, and
+/// the thread, once it does return, calls `undo`. Both must keep alive what they use.
+inline bool returns_within(std::chrono::duration<double> timeout, std::function<void()> function,
+                           std::function<void()> undo) {
   struct State {
     std::mutex mutex;
     std::condition_variable changed;
-    bool done = false;
+    bool is_done = false, is_late = false;
   };
   const auto state = std::make_shared<State>();
-  std::thread([state, function = std::move(function)] {
+  std::thread([state, function = std::move(function), undo = std::move(undo)] {
     function();
     const std::lock_guard guard(state->mutex);
-    state->done = true;
+    if (state->is_late) return undo();
+    state->is_done = true;
     state->changed.notify_all();
   }).detach();
   std::unique_lock lock(state->mutex);
-  return state->changed.wait_for(lock, timeout, [&] { return state->done; });
+  state->is_late = !state->changed.wait_for(lock, timeout, [&] { return state->is_done; });
+  return !state->is_late;
 }
 
-/// Memory for messages that all ranks have registered with each other, if the library can do that.
+/// Memory for messages that all ranks have registered with each other, if the library can do that. Tensors over it may
+/// outlive the communicator.
 struct NcclBuffer {
-  void* data = nullptr;
+  std::shared_ptr<void> data;
   int64_t bytes = 0;
   nccl::Window window = nullptr;
+
+  bool holds(const void* address) const {
+    const auto offset = reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(data.get());
+    return offset < static_cast<uintptr_t>(bytes);
+  }
 };
 
 /// One rank of a group of processes that call the same operations in the same order.
@@ -61,21 +84,54 @@ class NcclCommunicator {
   /// Every rank calls this with the same `id`; it returns when all of them have.
   static std::unique_ptr<NcclCommunicator> create(const nccl::Api& api, const nccl::UniqueId& id, int rank, int size,
                                                   Options options) {
-    return make(api, rank, size, options, "init", [=](nccl::Comm* comm) {
-      nccl::Config config;
-      return api.CommInitRankConfig(comm, size, id, rank, &config);
-    });
+    struct Outcome {
+      nccl::Comm comm = nullptr;
+      std::string error;
+    };
+    const auto outcome = std::make_shared<Outcome>();
+    const auto connect = [=] {
+      try {
+        check_cuda(cudaSetDevice(options.device), "cudaSetDevice");
+        nccl::Config config;
+        check_nccl(api, api.CommInitRankConfig(&outcome->comm, size, id, rank, &config));
+      } catch (const Error& error) {
+        outcome->error = error.what();
+      }
+    };
+    const auto undo = [=] {
+      if (outcome->error.empty()) static_cast<void>(api.CommAbort(outcome->comm));
+    };
+    const auto name = rank_text(rank, size) + ": init: ";
+    const bool is_done = returns_within(std::chrono::duration<double>(options.timeout_seconds), connect, undo);
+    require(is_done, "RuntimeError", name, Watchdog::late(options.timeout_seconds));
+    require(outcome->error.empty(), "RuntimeError", name, outcome->error);
+    auto made = std::unique_ptr<NcclCommunicator>(new NcclCommunicator(api, outcome->comm, rank, size, options));
+    if (options.buffer_bytes > 0) made->allocate_buffer();
+    return made;
   }
 
   /// Every rank calls this; those with the same `color` become a group, ordered by `key`. Null for a negative color.
-  std::unique_ptr<NcclCommunicator> split(int color, int key) {
-    const std::lock_guard guard(mutex_);
+  std::unique_ptr<NcclCommunicator> split(int64_t color, int64_t key) {
+    const Turn turn(mutex_);
     require_open();
-    const auto new_comm = [this, color, key](nccl::Comm* comm) {
+    require(color <= INT_MAX, "ValueError", "color: expected at most ", INT_MAX, ", got ", color);
+    require(INT_MIN <= key && key <= INT_MAX, "ValueError", "key: expected a number of 32 bits, got ", key);
+    const DeviceGuard device_guard(device());
+    nccl::Comm comm = nullptr;
+    int rank = 0, size = 0;
+    watchdog_->call("split", [&] {
       nccl::Config config;
-      return api_.CommSplit(comm_, color < 0 ? -1 : color, key, comm, &config);
-    };
-    return make(api_, rank_, size_, {options_.device, options_.timeout_seconds, 0}, "split", new_comm);
+      check_nccl(api_, api_.CommSplit(comm_, color < 0 ? kNoColor : static_cast<int>(color), static_cast<int>(key),
+                                      &comm, &config));
+      if (comm == nullptr) return;
+      auto result = api_.CommUserRank(comm, &rank);
+      if (result == nccl::kSuccess) result = api_.CommCount(comm, &size);
+      if (result != nccl::kSuccess) static_cast<void>(api_.CommAbort(comm));
+      check_nccl(api_, result);
+    });
+    if (comm == nullptr) return nullptr;
+    const Options options{options_.device, options_.timeout_seconds, /*buffer_bytes=*/0};
+    return std::unique_ptr<NcclCommunicator>(new NcclCommunicator(api_, comm, rank, size, options));
   }
 
   ~NcclCommunicator() { abandon(); }
@@ -84,23 +140,28 @@ class NcclCommunicator {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  int device() const { return options_.device; }
-  const NcclBuffer& buffer() const { return buffer_; }
-  bool is_open() const { return comm_ != nullptr && !watchdog_->has_failed(); }
+  DLDevice device() const { return {kDeviceType, options_.device}; }
+
+  NcclBuffer buffer() {
+    const std::lock_guard guard(mutex_);
+    require_open();
+    require(buffer_.bytes > 0, "RuntimeError", "the communicator has no buffer: it was made without max_size_bytes");
+    return buffer_;
+  }
 
   /// Through the buffer if the tensor fits: its addresses are known to all ranks, which saves NCCL copies of its own.
   void all_reduce(TensorView tensor, nccl::RedOp op) {
     const auto message = message_of("tensor", tensor);
-    const auto type = reducible(tensor);
-    if (message.bytes == 0) return;
-    run("all_reduce", [&](cudaStream_t stream) {
-      const auto reduce = [&](void* data) {
-        check(api_.AllReduce(data, data, tensor.num_elements(), type, op, comm_, stream));
-      };
-      if (in_group_ || message.bytes > buffer_.bytes || message.data == buffer_.data) return reduce(message.data);
-      copy(buffer_.data, message.data, message.bytes, stream);
-      reduce(buffer_.data);
-      copy(message.data, buffer_.data, message.bytes, stream);
+    const auto type = reducible("tensor", tensor);
+    const bool is_alone = !in_group();  // a group starts after the last call in it: too late to copy into the buffer
+    run("all_reduce", message.bytes, [=, this, count = tensor.num_elements()](cudaStream_t stream) {
+      const bool through_buffer = is_alone && message.bytes <= buffer_.bytes && !buffer_.holds(message.data);
+      if (!through_buffer) return api_.AllReduce(message.data, message.data, count, type, op, comm_, stream);
+      auto* const buffer = buffer_.data.get();
+      copy(buffer, message.data, message.bytes, stream);
+      check_nccl(api_, api_.AllReduce(buffer, buffer, count, type, op, comm_, stream));
+      copy(message.data, buffer, message.bytes, stream);
+      return nccl::kSuccess;
     });
   }
 
@@ -108,9 +169,8 @@ class NcclCommunicator {
     const auto from = message_of("input", input), to = message_of("output", output);
     require_same_dtype("output", output, input);
     require_elements("output", output, input.num_elements() * size_);
-    if (from.bytes == 0) return;
-    run("all_gather", [&](cudaStream_t stream) {
-      check(api_.AllGather(from.data, to.data, from.bytes, nccl::kUint8, comm_, stream));
+    run("all_gather", from.bytes, [=, this](cudaStream_t stream) {
+      return api_.AllGather(from.data, to.data, from.bytes, nccl::kUint8, comm_, stream);
     });
   }
 
@@ -118,157 +178,179 @@ class NcclCommunicator {
     const auto from = message_of("input", input), to = message_of("output", output);
     require_same_dtype("output", output, input);
     require_elements("input", input, output.num_elements() * size_);
-    const auto type = reducible(input);
-    if (from.bytes == 0) return;
-    run("reduce_scatter", [&](cudaStream_t stream) {
-      check(api_.ReduceScatter(from.data, to.data, output.num_elements(), type, op, comm_, stream));
+    const auto type = reducible("input", input);
+    run("reduce_scatter", from.bytes, [=, this, count = output.num_elements()](cudaStream_t stream) {
+      return api_.ReduceScatter(from.data, to.data, count, type, op, comm_, stream);
     });
   }
 
   void broadcast(TensorView tensor, int64_t root) {
     const auto message = message_of("tensor", tensor);
     require_rank("root", root);
-    if (message.bytes == 0) return;
-    run("broadcast", [&](cudaStream_t stream) {
-      const auto peer = static_cast<int>(root);
-      check(api_.Broadcast(message.data, message.data, message.bytes, nccl::kUint8, peer, comm_, stream));
+    run("broadcast", message.bytes, [=, this, root = static_cast<int>(root)](cudaStream_t stream) {
+      return api_.Broadcast(message.data, message.data, message.bytes, nccl::kUint8, root, comm_, stream);
     });
   }
 
   void send(TensorView tensor, int64_t peer) {
     const auto message = message_of("tensor", tensor);
     require_peer(peer);
-    if (message.bytes == 0) return;
-    run("send", [&](cudaStream_t stream) {
-      check(api_.Send(message.data, message.bytes, nccl::kUint8, static_cast<int>(peer), comm_, stream));
+    run("send", message.bytes, [=, this, peer = static_cast<int>(peer)](cudaStream_t stream) {
+      return api_.Send(message.data, message.bytes, nccl::kUint8, peer, comm_, stream);
     });
   }
 
   void recv(TensorView tensor, int64_t peer) {
     const auto message = message_of("tensor", tensor);
     require_peer(peer);
-    if (message.bytes == 0) return;
-    run("recv", [&](cudaStream_t stream) {
-      check(api_.Recv(message.data, message.bytes, nccl::kUint8, static_cast<int>(peer), comm_, stream));
+    run("recv", message.bytes, [=, this, peer = static_cast<int>(peer)](cudaStream_t stream) {
+      return api_.Recv(message.data, message.bytes, nccl::kUint8, peer, comm_, stream);
     });
   }
 
-  /// What is called until `end_group` becomes one operation, so that sends and receives can wait for each other.
+  /// What this thread calls until `end_group` is kept, and then becomes one operation: so sends and receives can wait
+  /// for each other. The caller keeps the tensors until then.
   void start_group() {
     const std::lock_guard guard(mutex_);
     require_open();
-    require(!in_group_, "RuntimeError", "the group before has not ended");
-    check(api_.GroupStart());
-    in_group_ = true;
+    require(group_thread_ == std::thread::id(), "RuntimeError", "the group before has not ended");
+    group_thread_ = std::this_thread::get_id();
   }
 
   void end_group() {
-    const std::lock_guard guard(mutex_);
-    require(in_group_, "RuntimeError", "no group has been started");
-    in_group_ = false;
+    const Turn turn(mutex_);
+    const auto calls = take_group();
     require_open();
-    const auto device = DLDevice{kDeviceType, options_.device};
-    const DeviceGuard device_guard(device);
-    watchdog_->run("group", current_stream(device), [&] { check(api_.GroupEnd()); });
+    if (calls.empty()) return watchdog_->check();
+    const DeviceGuard device_guard(device());
+    watchdog_->run("group", calls.back().stream, [&] {
+      check_nccl(api_, api_.GroupStart());
+      auto result = nccl::kSuccess;
+      for (const auto& call : calls) {
+        if (result == nccl::kSuccess) result = call.enqueue(call.stream);
+      }
+      const auto end = api_.GroupEnd();  // in any case: the thread must not stay in the group
+      check_nccl(api_, result == nccl::kSuccess ? end : result);
+    });
+  }
+
+  /// End the group and call nothing.
+  void drop_group() {
+    const std::lock_guard guard(mutex_);
+    take_group();
   }
 
   /// Throw if an operation has failed.
-  void require_healthy() const {
+  void require_healthy() {
     require_open();
     watchdog_->check();
   }
 
-  /// Give everything back, together with the other ranks. A second call does nothing.
+  /// Give everything back, together with the other ranks. A second call does nothing. Throws if an operation fails, or
+  /// has failed without a call that told of it.
   void close() {
-    const std::lock_guard guard(mutex_);
-    if (comm_ == nullptr) return;
-    const bool failed = watchdog_->has_failed();
-    watchdog_.reset();
-    auto* const comm = std::exchange(comm_, nullptr);
-    if (failed) return release_buffer(nullptr);
-    release_buffer(comm);
-    const auto destroy = [api = api_, comm] {
-      static_cast<void>(api.CommFinalize(comm));
-      static_cast<void>(api.CommDestroy(comm));
-    };
-    if (!returns_within(timeout(), destroy)) static_cast<void>(api_.CommAbort(comm));
+    const Turn turn(mutex_);
+    if (is_closed_.exchange(true)) return;
+    const auto buffer = std::exchange(buffer_, {});
+    if (watchdog_->has_thrown()) return;
+    watchdog_->wait_until_idle();
+    const DeviceGuard device_guard(device());
+    watchdog_->call("close", [&] {
+      if (buffer.window) check_nccl(api_, api_.CommWindowDeregister(comm_, buffer.window));
+      check_nccl(api_, api_.CommFinalize(comm_));
+    });
+    if (watchdog_->stop()) check_nccl(api_, api_.CommDestroy(comm_));
   }
 
   /// Leave without the other ranks, which may be gone.
   void abandon() {
+    watchdog_->fail("abandoned");  // whoever is blocked inside NCCL holds the mutex
     const std::lock_guard guard(mutex_);
-    if (comm_ == nullptr) return;
-    const bool failed = watchdog_->has_failed();
-    watchdog_.reset();
-    if (!failed) static_cast<void>(api_.CommAbort(comm_));
-    comm_ = nullptr;
-    release_buffer(nullptr);
+    is_closed_ = true;
+    buffer_ = {};
+  }
+
+  /// The same at the end of the interpreter. From then on no other thread comes back from a call: Python, which would
+  /// have to run it, is gone.
+  void abandon_at_exit() {
+    exit_thread_ = std::this_thread::get_id();
+    abandon();
   }
 
  private:
-  using NewComm = std::function<nccl::Result(nccl::Comm*)>;
+  static constexpr int kNoColor = -1;
 
-  NcclCommunicator(const nccl::Api& api, nccl::Comm comm, Options options) : api_(api), comm_(comm), options_(options) {
-    check(api_.CommUserRank(comm, &rank_));
-    check(api_.CommCount(comm, &size_));
+  /// Held by a thread that puts an operation on the stream.
+  class Turn {
+   public:
+    explicit Turn(std::mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
+    ~Turn() {
+      mutex_.unlock();
+      const auto exit_thread = exit_thread_.load();
+      while (exit_thread != std::thread::id() && exit_thread != std::this_thread::get_id()) {
+        std::this_thread::sleep_for(std::chrono::seconds(1));
+      }
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    std::mutex& mutex_;
+  };
+
+  struct Call {
+    std::function<nccl::Result(cudaStream_t)> enqueue;
+    cudaStream_t stream;
+  };
+
+  NcclCommunicator(const nccl::Api& api, nccl::Comm comm, int rank, int size, Options options)
+      : api_(api), comm_(comm), rank_(rank), size_(size), options_(options) {
     const auto find_error = [this]() -> std::string {
       auto error = nccl::kSuccess;
       const auto result = api_.CommGetAsyncError(comm_, &error);
       if (result != nccl::kSuccess) error = result;
-      return error == nccl::kSuccess || error == nccl::kInProgress ? "" : error_text(error);
+      return error == nccl::kSuccess || error == nccl::kInProgress ? "" : nccl_error_text(api_, error);
     };
-    watchdog_.emplace(owner(), timeout(), find_error, [this] { static_cast<void>(api_.CommAbort(comm_)); });
-  }
-
-  static std::unique_ptr<NcclCommunicator> make(const nccl::Api& api, int rank, int size, Options options,
-                                                const char* name, NewComm new_comm) {
-    struct Outcome {
-      nccl::Comm comm = nullptr;
-      nccl::Result result = nccl::kSuccess;
-    };
-    const auto outcome = std::make_shared<Outcome>();
-    const auto prefix = owner_text(rank, size) + ": " + name + ": ";
-    const bool returned = returns_within(std::chrono::duration<double>(options.timeout_seconds), [=] {
-      if (cudaSetDevice(options.device) == cudaSuccess) outcome->result = new_comm(&outcome->comm);
-    });
-    require(returned, "RuntimeError", prefix, "not done in time: did every rank call it?");
-    require(outcome->result == nccl::kSuccess, "RuntimeError", prefix, "NCCL: ", api.GetErrorString(outcome->result));
-    if (outcome->comm == nullptr) return nullptr;
-    auto made = std::unique_ptr<NcclCommunicator>(new NcclCommunicator(api, outcome->comm, options));
-    made->allocate_buffer();
-    return made;
+    const std::chrono::duration<double> timeout(options.timeout_seconds);
+    const auto abort = [this] { static_cast<void>(api_.CommAbort(comm_)); };
+    watchdog_.emplace(rank_text(rank_, size_), timeout, find_error, abort);
   }
 
   void allocate_buffer() {
-    if (options_.buffer_bytes == 0) return;
-    const DeviceGuard guard({kDeviceType, options_.device});
-    if (!api_.has_windows()) {  // without a window it still takes messages, only not faster
-      check_cuda(cudaMalloc(&buffer_.data, options_.buffer_bytes), "cudaMalloc");
-    } else {
-      check(api_.MemAlloc(&buffer_.data, options_.buffer_bytes));
-      auto* const window = &buffer_.window;
-      check(api_.CommWindowRegister(comm_, buffer_.data, options_.buffer_bytes, window, nccl::kWinCollSymmetric));
-    }
+    const DeviceGuard guard(device());
+    watchdog_->call("init", [&] {
+      void* data = nullptr;
+      if (!api_.has_windows()) {  // without a window it still takes messages, only not faster
+        check_cuda(cudaMalloc(&data, options_.buffer_bytes), "cudaMalloc");
+        buffer_.data = {data, [](void* memory) { static_cast<void>(cudaFree(memory)); }};
+      } else {
+        check_nccl(api_, api_.MemAlloc(&data, options_.buffer_bytes));
+        buffer_.data = {data, [free = api_.MemFree](void* memory) { static_cast<void>(free(memory)); }};
+        constexpr int kFlags = nccl::kWinCollSymmetric;
+        check_nccl(api_, api_.CommWindowRegister(comm_, data, options_.buffer_bytes, &buffer_.window, kFlags));
+      }
+    });
     buffer_.bytes = options_.buffer_bytes;
   }
 
-  /// `comm` is null if it is dead already.
-  void release_buffer(nccl::Comm comm) {
-    if (buffer_.window && comm) static_cast<void>(api_.CommWindowDeregister(comm, buffer_.window));
-    if (buffer_.data && api_.has_windows()) static_cast<void>(api_.MemFree(buffer_.data));
-    if (buffer_.data && !api_.has_windows()) static_cast<void>(cudaFree(buffer_.data));
-    buffer_ = {};
+  /// `enqueue` returns NCCL's answer. It is kept if this thread has a group open, so it must own what it needs.
+  template <class Enqueue>
+  void run(const char* name, int64_t bytes, Enqueue enqueue) {
+    const Turn turn(mutex_);
+    require_open();
+    if (bytes == 0) return watchdog_->check();
+    const auto stream = current_stream(device());
+    if (in_group()) return group_.push_back({enqueue, stream});
+    const DeviceGuard device_guard(device());
+    watchdog_->run(name, stream, [&] { check_nccl(api_, enqueue(stream)); });
   }
 
-  template <class Enqueue>
-  void run(const char* name, Enqueue enqueue) {
-    const std::lock_guard guard(mutex_);
-    require_open();
-    const auto device = DLDevice{kDeviceType, options_.device};
-    const DeviceGuard device_guard(device);
-    const auto stream = current_stream(device);
-    if (in_group_) return enqueue(stream);
-    watchdog_->run(name, stream, [&] { enqueue(stream); });
+  bool in_group() const { return group_thread_ == std::this_thread::get_id(); }
+
+  std::vector<Call> take_group() {
+    require(in_group(), "RuntimeError", "this thread has started no group");
+    group_thread_ = std::thread::id();
+    return std::exchange(group_, {});
   }
 
   static void copy(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
@@ -283,8 +365,8 @@ class NcclCommunicator {
   Message message_of(const char* argument, const TensorView& tensor) const {
     const auto device = tensor.device();
     require(device.device_type == kDeviceType && (device.device_type == kDLCPU || device.device_id == options_.device),
-            "ValueError", argument, ": expected a tensor on ", to_string(DLDevice{kDeviceType, options_.device}),
-            ", got one on ", to_string(device));
+            "ValueError", argument, ": expected a tensor on ", to_string(this->device()), ", got one on ",
+            to_string(device));
     int64_t contiguous = 1;
     for (int d = tensor.dim() - 1; d >= 0; --d) {
       require(tensor.size(d) <= 1 || tensor.stride(d) == contiguous || tensor.num_elements() == 0, "ValueError",
@@ -298,9 +380,9 @@ class NcclCommunicator {
   }
 
   /// NCCL's name of a dtype that it can calculate with.
-  nccl::DataType reducible(const TensorView& tensor) const {
+  nccl::DataType reducible(const char* argument, const TensorView& tensor) const {
     const auto type = find_type(tensor.dtype());
-    require(type.has_value(), "TypeError", "tensor: expected a dtype that NCCL ", nccl::version_text(api_.version),
+    require(type.has_value(), "TypeError", argument, ": expected a dtype that NCCL ", nccl::version_text(api_.version),
             " can reduce, got ", to_string(tensor.dtype()));
     return *type;
   }
@@ -356,36 +438,28 @@ class NcclCommunicator {
 
   void require_peer(int64_t peer) const {
     require_rank("peer", peer);
-    require(peer != rank_ || in_group_, "ValueError", "peer: expected another rank, got this one, ", peer,
+    require(peer != rank_ || in_group(), "ValueError", "peer: expected another rank, got this one, ", peer,
             " (only a group can send to itself)");
   }
 
-  void require_open() const { require(comm_ != nullptr, "RuntimeError", "the communicator is closed"); }
+  void require_open() const { require(!is_closed_, "RuntimeError", "the communicator is closed"); }
 
-  void check(nccl::Result result) const {
-    require(result == nccl::kSuccess, "RuntimeError", owner(), ": ", error_text(result));
-  }
-
-  std::string error_text(nccl::Result result) const {
-    const auto* details = api_.GetLastError(nullptr);
-    return std::string("NCCL: ") + api_.GetErrorString(result) +
-           (details && *details ? std::string(": ") + details : "");
-  }
-
-  static std::string owner_text(int rank, int size) {
+  static std::string rank_text(int rank, int size) {
     return "rank " + std::to_string(rank) + " of " + std::to_string(size);
   }
-  std::string owner() const { return owner_text(rank_, size_); }
-  std::chrono::duration<double> timeout() const { return std::chrono::duration<double>(options_.timeout_seconds); }
+
+  static inline std::atomic<std::thread::id> exit_thread_{};
 
   const nccl::Api api_;
-  nccl::Comm comm_;
+  const nccl::Comm comm_;  // freed by the watchdog's abort, or by close()
+  const int rank_;
+  const int size_;
   const Options options_;
-  int rank_ = 0;
-  int size_ = 0;
   NcclBuffer buffer_;
-  bool in_group_ = false;
   std::mutex mutex_;
+  std::atomic<bool> is_closed_ = false;
+  std::atomic<std::thread::id> group_thread_{};
+  std::vector<Call> group_;
   std::optional<Watchdog> watchdog_;
 };
 

@@ -1,13 +1,15 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:28ab50c1cc83
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:cb01ee5f5895
 
 #pragma once
 
 #include <cuda_runtime.h>
 #include <minisgl/utils.cuh>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -18,7 +20,8 @@
 namespace minisgl {
 
 /// Watches operations that a GPU works on after the call has returned. Each has to end before its deadline, and
-/// `find_error` has to find nothing meanwhile; else `abort` is called, once, and every later `run` throws the reason.
+/// `find_error` has to find nothing meanwhile. Else `abort` is called, once, and every later call throws the reason.
+/// Only one thread at a time may be in `run` or `call`.
 class Watchdog {
  public:
   using Clock = std::chrono::steady_clock;
@@ -32,12 +35,7 @@ class Watchdog {
         thread_([this] { watch(); }) {}
 
   ~Watchdog() {
-    {
-      const std::lock_guard guard(mutex_);
-      stopping_ = true;
-    }
-    stop_.notify_all();
-    thread_.join();
+    stop();
     for (const auto& operation : running_) static_cast<void>(cudaEventDestroy(operation.done));
     for (const auto event : idle_events_) static_cast<void>(cudaEventDestroy(event));
   }
@@ -45,38 +43,74 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  /// Throw if an earlier operation has failed.
-  void check() const {
-    const std::lock_guard guard(mutex_);
-    require(failure_.empty(), "RuntimeError", failure_);
-  }
-
   /// Call `enqueue`, which puts work on `stream`. The call and the work together have until the deadline.
   template <class Enqueue>
   void run(const char* name, cudaStream_t stream, Enqueue enqueue) {
     auto capture = cudaStreamCaptureStatusNone;
     check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
-    const auto done = begin(name);
-    try {
+    // What is captured runs later, as part of a graph: then nothing tells its end.
+    if (capture != cudaStreamCaptureStatusNone) return call(name, enqueue);
+    watched(name, /*goes_on=*/true, [&](cudaEvent_t done) {
       enqueue();
-      // What is captured runs later, as part of a graph: then nothing tells its end.
-      if (capture == cudaStreamCaptureStatusNone) check_cuda(cudaEventRecord(done, stream), "cudaEventRecord");
-    } catch (...) {
-      end(/*is_enqueued=*/false);
-      check();  // if it was aborted, the reason for that comes first
-      throw;
-    }
-    end(/*is_enqueued=*/capture == cudaStreamCaptureStatusNone);
-    check();
+      check_cuda(cudaEventRecord(done, stream), "cudaEventRecord");
+    });
   }
 
-  bool has_failed() const {
+  /// Call `function`, which has until the deadline, and leaves no work behind.
+  template <class Function>
+  void call(const char* name, Function function) {
+    watched(name, /*goes_on=*/false, [&](cudaEvent_t) { function(); });
+  }
+
+  /// Throw if an operation has failed.
+  void check() {
     const std::lock_guard guard(mutex_);
-    return !failure_.empty();
+    throw_failure();
+  }
+
+  /// Wait until nothing runs. Throws if something fails before.
+  void wait_until_idle() {
+    std::unique_lock lock(mutex_);
+    forget_finished();
+    changed_.wait(lock, [this] { return running_.empty() || !failure_.empty(); });
+    throw_failure();
+  }
+
+  /// Whether somebody has been told of a failure.
+  bool has_thrown() const {
+    const std::lock_guard guard(mutex_);
+    return has_thrown_;
+  }
+
+  /// Abort for this reason, unless there was another before, or the end. Returns after the abort.
+  void fail(const std::string& reason) {
+    std::unique_lock lock(mutex_);
+    set_failure(reason);
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return has_ended_; });
+  }
+
+  /// Watch no longer. Returns whether all went well; if not, `abort` has been called.
+  bool stop() {
+    {
+      const std::lock_guard guard(mutex_);
+      is_stopping_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) thread_.join();
+    return failure_.empty();
+  }
+
+  /// What a call was guilty of that has not ended in time.
+  static std::string late(double timeout_seconds) {
+    const auto seconds = std::to_string(timeout_seconds);
+    return "not done after " + seconds.substr(0, seconds.find('.') + 2) +
+           " s: did every rank call it, with equal sizes?";
   }
 
  private:
   static constexpr std::chrono::milliseconds kPeriod{10};
+  static constexpr std::chrono::milliseconds kTimeToLeave{200};
 
   struct Operation {
     const char* name;
@@ -85,9 +119,23 @@ class Watchdog {
     bool is_enqueued;
   };
 
+  template <class Function>
+  void watched(const char* name, bool goes_on, Function function) {
+    const auto done = begin(name);
+    try {
+      function(done);
+    } catch (const std::exception& error) {
+      end(/*goes_on=*/false);
+      fail(std::string(name) + ": " + error.what());  // the other ranks wait for what was not sent
+      return check();
+    }
+    end(goes_on);
+    check();
+  }
+
   cudaEvent_t begin(const char* name) {
     const std::lock_guard guard(mutex_);
-    require(failure_.empty(), "RuntimeError", failure_);
+    throw_failure();
     if (idle_events_.empty()) {
       cudaEvent_t event;
       check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
@@ -99,14 +147,14 @@ class Watchdog {
     return running_.back().done;
   }
 
-  void end(bool is_enqueued) {
+  void end(bool goes_on) {
     const std::lock_guard guard(mutex_);
-    if (is_enqueued) {
-      running_.back().is_enqueued = true;
-    } else {
+    running_.back().is_enqueued = true;
+    if (!goes_on) {
       idle_events_.push_back(running_.back().done);
       running_.pop_back();
     }
+    if (!failure_.empty()) changed_.notify_all();  // the abort waits for this
   }
 
   void watch() {
@@ -114,18 +162,33 @@ class Watchdog {
     auto mode = cudaStreamCaptureModeRelaxed;
     static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode));
     std::unique_lock lock(mutex_);
-    while (!stop_.wait_for(lock, kPeriod, [this] { return stopping_; })) {
+    while (!changed_.wait_for(lock, kPeriod, [this] { return is_stopping_ || !failure_.empty(); })) {
       forget_finished();
       if (running_.empty()) continue;
       const auto& oldest = running_.front();
-      auto error = find_error_();
-      if (error.empty() && Clock::now() > oldest.deadline) error = late();
-      if (error.empty()) continue;
-      failure_ = owner_ + ": " + oldest.name + ": " + error;
-      lock.unlock();  // whoever waits inside `enqueue` is set free by this, and then wants the mutex
-      abort_();
-      return;
+      if (const auto error = find_error_(); !error.empty()) set_failure(oldest.name + (": " + error));
+      if (Clock::now() > oldest.deadline) set_failure(oldest.name + (": " + late(timeout_.count())));
     }
+    if (!failure_.empty()) {
+      // A call that is not blocked gets the time to leave: the abort frees what it uses.
+      const auto is_outside = [this] { return running_.empty() || running_.back().is_enqueued; };
+      const auto soon = Clock::now() + kTimeToLeave;
+      changed_.wait_until(lock, is_outside() ? soon : std::min(soon, running_.back().deadline), is_outside);
+      lock.unlock();  // a call that is blocked is set free by this, and then wants the mutex
+      abort_();
+      lock.lock();
+    }
+    has_ended_ = true;
+    changed_.notify_all();
+  }
+
+  void throw_failure() {
+    has_thrown_ = has_thrown_ || !failure_.empty();
+    require(failure_.empty(), "RuntimeError", failure_);
+  }
+
+  void set_failure(const std::string& reason) {
+    if (failure_.empty() && !has_ended_) failure_ = owner_ + ": " + reason;
   }
 
   void forget_finished() {
@@ -134,12 +197,7 @@ class Watchdog {
       idle_events_.push_back(running_.front().done);
       running_.pop_front();
     }
-  }
-
-  std::string late() const {
-    const auto seconds = std::to_string(timeout_.count());
-    return "not done after " + seconds.substr(0, seconds.find('.') + 2) +
-           " s: did every rank call it, with equal sizes?";
+    if (running_.empty()) changed_.notify_all();
   }
 
   const std::string owner_;
@@ -147,8 +205,8 @@ class Watchdog {
   const std::function<std::string()> find_error_;
   const std::function<void()> abort_;
   mutable std::mutex mutex_;
-  std::condition_variable stop_;
-  bool stopping_ = false;
+  std::condition_variable changed_;
+  bool is_stopping_ = false, has_ended_ = false, has_thrown_ = false;
   std::string failure_;
   std::deque<Operation> running_;  // one stream finishes them in order; several streams nearly so
   std::vector<cudaEvent_t> idle_events_;
