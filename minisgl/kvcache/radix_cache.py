@@ -1,4 +1,4 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:457798bf2f0d
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:fb7b09c1916b
 
 """The prefix cache: a radix tree over token ids, in C++."""
 
@@ -10,8 +10,9 @@ import torch
 import tvm_ffi
 
 from minisgl.kernel.radix import radix_library
-from minisgl.kvcache.picture import TreePicture, draw_tree
+from minisgl.kvcache.picture import draw_tree
 from minisgl.kvcache.protocol import CacheHandle, CacheStats, InsertResult, MatchResult, SizeInfo
+from minisgl.svg import Picture
 
 _TENSOR = torch.empty(0)  # passed along, so that a result comes as a PyTorch tensor
 
@@ -199,7 +200,7 @@ class RadixPrefixCache:
             found += sorted(children.get(node.node_id, []), key=lambda child: child.tokens)
         return found
 
-    def picture(self, decode: Callable[[list[int]], str] | None = None, max_nodes: int = 40) -> TreePicture:
+    def picture(self, decode: Callable[[list[int]], str] | None = None, max_nodes: int = 40) -> Picture:
         """Draw the tree, for a notebook: a box for each node with its tokens, its locks, and when it would be evicted.
 
         It lists all `nodes()` first, with all tokens: seconds for a cache of millions of tokens.
