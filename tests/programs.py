@@ -35,6 +35,7 @@ def run_program(*command: str | Path, timeout: float = 120) -> subprocess.Comple
 
 
 def _run(command: list[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    # `make sanitize` preloads a library that is for Python alone.
+    # `make sanitize` preloads a library that is for Python alone. After a race a program may run in circles.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    environment["TSAN_OPTIONS"] = "halt_on_error=1"
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)

@@ -181,23 +181,26 @@ STRIDED = torch.arange(8, dtype=torch.int32)[::2]
 @pytest.mark.parametrize(
     ("x", "y", "error", "message"),
     [
-        (I32.float(), I32, TypeError, "x: expected [any] int32|int64 on cpu, got [4] float32 on cpu"),
-        (I32, I32.short(), TypeError, "y: expected [any] int32|int64 on cpu, got [4] int16 on cpu"),
-        (I32.bool(), I32, TypeError, "x: expected [any] int32|int64 on cpu, got [4] bool on cpu"),
-        (I32.to(torch.uint32), I32, TypeError, "x: expected [any] int32|int64 on cpu, got [4] uint32 on cpu"),
+        (I32.float(), I32, TypeError, "x: expected [L] int32|int64 on cpu, contiguous, got [4] float32 on cpu"),
+        (I32, I32.short(), TypeError, "y: expected [L] int32|int64 on cpu, contiguous, got [4] int16 on cpu"),
+        (I32.bool(), I32, TypeError, "x: expected [L] int32|int64 on cpu, contiguous, got [4] bool on cpu"),
+        (I32.to(torch.uint32), I32, TypeError, "x: expected [L] int32|int64 on cpu, contiguous, got [4] uint32 on cpu"),
         (I32, I64, TypeError, "y: expected int32 as x, got int64"),
         (I64, I32, TypeError, "y: expected int64 as x, got int32"),
-        (I32.view(2, 2), I32, ValueError, "x: expected [any] int32 on cpu, got [2, 2] int32 on cpu"),
-        (I64, I64[0], ValueError, "y: expected [any] int64 on cpu, got [] int64 on cpu"),
-        (STRIDED, I32, ValueError, "x: expected [any] int32 on cpu contiguous, got [4] int32 on cpu with strides [2]"),
+        (I32.view(2, 2), I32, ValueError, "x: expected [L] int32|int64 on cpu, contiguous, got [2, 2] int32 on cpu"),
+        (I64, I64[0], ValueError, "y: expected [L] int32|int64 on cpu, contiguous, got [] int64 on cpu"),
+        (
+            STRIDED,
+            I32,
+            ValueError,
+            "x: expected [L] int32|int64 on cpu, contiguous, got [4] int32 on cpu with a stride of 2",
+        ),
         (
             I32,
             I32[:1].expand(4),
             ValueError,
-            "y: expected [any] int32 on cpu contiguous, got [4] int32 on cpu with strides [0]",
+            "y: expected [L] int32|int64 on cpu, contiguous, got [4] int32 on cpu with a stride of 0",
         ),
-        ([1, 2], I32, TypeError, "argument 0: expected a tensor, got something else"),
-        (I32, None, TypeError, "argument 1: expected a tensor, got None"),
     ],
 )
 def test_refusals(compare: Compare, x: torch.Tensor, y: torch.Tensor, error: type[Exception], message: str) -> None:
@@ -208,15 +211,27 @@ def test_refusals(compare: Compare, x: torch.Tensor, y: torch.Tensor, error: typ
     assert said == message
 
 
-def test_other_devices_are_refused(compare: Compare) -> None:
-    with pytest.raises((ValueError, RuntimeError), match="meta"):
-        compare(I32.to("meta"), I32)
+@pytest.mark.parametrize(
+    ("other", "error", "got"),
+    [
+        ([1, 2], TypeError, "a torch.Tensor, got list"),
+        (None, TypeError, "a torch.Tensor, got NoneType"),
+        (I32.to("meta"), ValueError, "a tensor on cpu or cuda, got meta"),
+    ],
+)
+def test_what_no_kernel_gets_is_refused(other: torch.Tensor, error: type[Exception], got: str) -> None:
+    for name, arguments in ("x", (other, I32)), ("y", (I32, other)):
+        with pytest.raises(error) as caught:
+            fast_compare_key(*arguments)
+        assert str(caught.value) == f"fast_compare_key: {name}: expected {got}"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_tensors_of_a_gpu_are_refused(compare: Compare) -> None:
-    with pytest.raises(ValueError, match=r"y: expected \[any\] int32 on cpu, got \[4\] int32 on cuda:0$"):
+    with pytest.raises(
+        ValueError, match=r"y: expected \[L\] int32\|int64 on cpu, contiguous, got \[4\] int32 on cuda:0$"
+    ):
         compare(I32, I32.cuda())
 
 

@@ -23,6 +23,7 @@ from prefix_oracle import (  # type: ignore[import-not-found]  # pytest puts thi
     Prefix,
 )
 
+from minisgl.compile import sources
 from minisgl.kvcache import RadixCacheHandle, RadixPrefixCache
 
 # A run of equal pages: its letter, how often. Long ones reach the vectors of the comparison.
@@ -202,7 +203,7 @@ class RadixModel(RuleBasedStateMachine):
         with pytest.raises(TypeError, match=r"indices: expected int.* as in earlier insertions"):
             self.cache.insert_prefix(ids, torch.zeros(len(ids), dtype=other))
 
-    @precondition(lambda self: len(self.handles) > 20)
+    @precondition(lambda self: len(self.handles) > 12)
     @rule(wide=st.booleans())
     def reset(self, wide: bool) -> None:
         self.cache.reset()
@@ -259,7 +260,25 @@ class RadixModel(RuleBasedStateMachine):
         assert units == self.oracle.units()
 
 
+def check(page_size: int, examples: int) -> None:
+    machine = type(f"RadixModel{page_size}", (RadixModel,), {"page_size": page_size})
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=max(examples, settings().max_examples), deadline=None)
+    )
+
+
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 def test_any_interleaving_of_calls(page_size: int) -> None:
-    machine = type(f"RadixModel{page_size}", (RadixModel,), {"page_size": page_size})
-    run_state_machine_as_test(machine, settings=settings(max_examples=max(200, settings().max_examples), deadline=None))
+    check(page_size, examples=150)
+
+
+def test_hashes_that_collide() -> None:
+    """The same with three hashes for all nodes: a hash only says where to look."""
+    header = "include/minisgl/radix_tree.h"
+    text, result = sources.find_source(header).read_text(), "    return hash;\n"
+    assert text.count(result) == 1
+    try:
+        sources.set_overlay(f"csrc/{header}", text.replace(result, "    return hash % 3;\n"))
+        check(page_size=1, examples=60)
+    finally:
+        sources.clear_overlays()

@@ -15,7 +15,8 @@ from minisgl.compile import sources
 from minisgl.kvcache import RadixPrefixCache
 
 SOURCE = Path(__file__).with_name("threads.cpp")
-SANITIZERS = {"thread": "ThreadSanitizer", "address,undefined": "AddressSanitizer"}
+ROUNDS = 500
+SANITIZERS = ["thread", "address,undefined"]
 
 
 def build(folder: Path, sanitizer: str, csrc: Path | None = None) -> Path:
@@ -68,7 +69,7 @@ def test_threads_of_python(page_size: int) -> None:
 
     def work(name: int) -> None:
         rng = random.Random(name)
-        for _ in range(150):
+        for _ in range(ROUNDS):
             tokens = [rng.choice([0, name])] + [int(rng.random() < 0.1) for _ in range(rng.randrange(60))]
             ids = torch.tensor(tokens, dtype=rng.choice([torch.int32, torch.int64]))
             handle = cache.match_and_lock(ids).handle
@@ -95,7 +96,7 @@ def test_threads_of_python(page_size: int) -> None:
     assert not failures
     cache.check_integrity()
     assert cache.size_info == (len(kept) - len(freed), 0)
-    assert cache.stats.lookups == 8 * 150
+    assert cache.stats.lookups == 8 * ROUNDS
     freed += cache.evict(cache.size_info.evictable_size).tolist()
     assert sorted(freed) == sorted(kept)
 
