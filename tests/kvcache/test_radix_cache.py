@@ -331,7 +331,11 @@ def test_a_handle_of_another_cache() -> None:
     assert two.size_info == (2, 0)
 
 
-@pytest.mark.parametrize("other", [None, 3, ids(1), NaivePrefixCache("cpu").match_prefix(ids(1)).handle], ids=lambda other: type(other).__name__)
+@pytest.mark.parametrize(
+    "other",
+    [None, 3, ids(1), NaivePrefixCache("cpu").match_prefix(ids(1)).handle],
+    ids=lambda other: type(other).__name__,
+)
 def test_what_is_no_handle(other: object) -> None:
     cache = RadixPrefixCache("cpu")
     with pytest.raises(TypeError, match=r"^lock_handle: argument 1: expected minisgl.RadixHandle, got "):
