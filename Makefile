@@ -27,7 +27,7 @@ help:
 	@echo "make book      run every chapter on this machine and build the site (site/index.html)"
 	@echo "make lab       open the book in JupyterLab"
 	@echo "make test      run all tests and every chapter"
-	@echo "make sanitize  run the kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make sanitize  run the tests of C++ code with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint      check style, types, and that chapters and exported files agree"
 	@echo "make format    format everything and export the chapters"
 	@echo "make bench     measure speed on this machine"
@@ -63,7 +63,7 @@ sanitize: SANITIZER_LIBRARIES = $(foreach name,libasan.so libstdc++.so,$(shell g
 sanitize: setup
 	MINISGL_SANITIZE=address,undefined LD_PRELOAD="$(SANITIZER_LIBRARIES)" \
 		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" \
-		tests/kernel tests/host $(patsubst %,tests/distributed/test_nccl_%.py,operations arguments failures lifetime)
+		tests/kernel tests/kvcache tests/host $(patsubst %,tests/distributed/test_nccl_%.py,operations arguments failures lifetime)
 
 lint: setup
 	ruff check .

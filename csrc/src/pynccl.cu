@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:10de6fc92c43
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:31d4efb588ba
 
 #include <dlfcn.h>
 #include <minisgl/ffi.h>
@@ -14,7 +14,7 @@
 namespace minisgl {
 
 /// What Python holds of an opened library.
-class NcclLibraryObject : public tvm::ffi::Object {
+class NcclLibraryObject : public ffi::LibraryObject {
  public:
   explicit NcclLibraryObject(const std::string& path) : api(nccl::open_library(path)) {}
   nccl::Api api;
@@ -22,7 +22,7 @@ class NcclLibraryObject : public tvm::ffi::Object {
 };
 
 /// What Python holds of a communicator.
-class NcclCommunicatorObject : public tvm::ffi::Object {
+class NcclCommunicatorObject : public ffi::LibraryObject {
  public:
   explicit NcclCommunicatorObject(std::unique_ptr<NcclCommunicator> communicator)
       : communicator(std::move(communicator)) {}

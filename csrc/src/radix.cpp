@@ -1,14 +1,14 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:1cceaefd6ad3
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:8414573d4821
 
 #include <minisgl/common_prefix.h>
 #include <minisgl/ffi.h>
+#include <minisgl/ffi_objects.h>
 #include <minisgl/radix_tree.h>
 #include <minisgl/tensor.h>
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/tvm_ffi.h>
 
 #include <algorithm>
-#include <concepts>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -17,7 +17,7 @@
 namespace minisgl {
 
 /// What Python holds of a tree. The exported functions take it as their first argument.
-class RadixTreeObject : public tvm::ffi::Object {
+class RadixTreeObject : public ffi::LibraryObject {
  public:
   RadixTreeObject(int64_t page_size, tvm::ffi::String device) : tree(page_size), device(std::move(device)) {}
   RadixTree tree;
@@ -26,55 +26,18 @@ class RadixTreeObject : public tvm::ffi::Object {
 };
 
 /// What Python holds of a path. It keeps the tree alive, so that its node can always be asked for.
-class RadixHandleObject : public tvm::ffi::Object {
+class RadixHandleObject : public ffi::LibraryObject {
  public:
-  RadixHandleObject(RadixTreeObject* tree, RadixPath path, int64_t num_present)
-      : tree(tvm::ffi::GetObjectPtr<RadixTreeObject>(tree)),
-        path(path),
-        cached_len(path.length),
-        num_present(num_present) {}
+  explicit RadixHandleObject(RadixTreeObject* tree)
+      : device(tree->device), tree(tvm::ffi::GetObjectPtr<RadixTreeObject>(tree)) {}
+  int64_t cached_len = 0;
+  int64_t num_present = 0;  ///< tokens that were here before the call that made this handle
+  tvm::ffi::String device;
   tvm::ffi::ObjectPtr<RadixTreeObject> tree;
   RadixPath path;
-  int64_t cached_len;
-  int64_t num_present;  ///< tokens that were here before the call that made this handle
   TVM_FFI_DECLARE_OBJECT_INFO_FINAL("minisgl.RadixHandle", RadixHandleObject, tvm::ffi::Object);
 };
 
-}  // namespace minisgl
-
-namespace minisgl::ffi {
-
-/// A value that TVM-FFI's C++ interface made, on its way back to Python.
-struct Returned {
-  tvm::ffi::Any value;
-};
-
-inline void set_result(TVMFFIAny* result, Returned returned) {
-  *result = tvm::ffi::details::AnyUnsafe::MoveAnyToTVMFFIAny(std::move(returned.value));
-}
-
-template <class T>
-  requires std::derived_from<T, tvm::ffi::Object>
-struct Argument<T*> {
-  static constexpr const char* kName = T::_type_key;
-  static bool matches(const TVMFFIAny& any) { return any.type_index == T::RuntimeTypeIndex(); }
-  static T* get(const TVMFFIAny& any) { return tvm::ffi::details::ObjectUnsafe::RawObjectPtrFromUnowned<T>(any.v_obj); }
-};
-
-template <>
-struct Argument<tvm::ffi::String> {
-  static constexpr const char* kName = "a str";
-  static bool matches(const TVMFFIAny& any) {
-    return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).try_cast<tvm::ffi::String>().has_value();
-  }
-  static tvm::ffi::String get(const TVMFFIAny& any) {
-    return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).cast<tvm::ffi::String>();
-  }
-};
-
-}  // namespace minisgl::ffi
-
-namespace minisgl {
 namespace {
 
 constexpr DLDataType kInt32{kDLInt, 32, 1}, kInt64{kDLInt, 64, 1};
@@ -82,16 +45,29 @@ constexpr DLDataType kInt32{kDLInt, 32, 1}, kInt64{kDLInt, 64, 1};
 bool is_integer_list(const TensorView& tensor) {
   const auto dtype = tensor.dtype();
   return tensor.dim() == 1 && dtype.code == kDLInt && (dtype.bits == 32 || dtype.bits == 64) && dtype.lanes == 1 &&
-         tensor.device().device_type == kDLCPU && (tensor.size(0) <= 1 || tensor.stride(0) == 1) && tensor.has_memory();
+         tensor.device().device_type == kDLCPU && (tensor.size(0) <= 1 || tensor.stride(0) == 1) &&
+         (tensor.has_memory() || tensor.size(0) == 0);
 }
 
-/// Check a list of int32 or int64; `size` is its length if that is known. The matcher only words the refusal: building
-/// it takes 20 ns, a tenth of a call.
-TokenView integers_of(const char* argument, const TensorView& tensor, Extent size = kAny) {
-  if (!is_integer_list(tensor) || !size.accept(tensor.size(0))) [[unlikely]] {
-    auto dtype = SymbolicDType({kInt32, kInt64});
-    auto cpu = SymbolicDevice({kDLCPU});
-    TensorMatcher({size}).with_dtype(dtype).with_device(cpu).verify(argument, tensor);
+[[noreturn]] void refuse_list(const char* argument, const std::string& size, const TensorView& tensor) {
+  const auto dtype = tensor.dtype();
+  const bool is_integer = dtype.code == kDLInt && (dtype.bits == 32 || dtype.bits == 64) && dtype.lanes == 1;
+  std::string got;
+  for (int i = 0; i < tensor.dim(); ++i) {
+    if (i) got += ", ";
+    got += std::to_string(tensor.size(i));
+  }
+  got = "[" + got + "] " + to_string(dtype) + " on " + to_string(tensor.device());
+  if (tensor.dim() == 1 && tensor.stride(0) != 1) got += " with a stride of " + std::to_string(tensor.stride(0));
+  if (!tensor.has_memory()) got += " without memory";
+  fail(is_integer ? "ValueError" : "TypeError", argument, ": expected [", size,
+       "] int32|int64 on cpu, contiguous, got ", got);
+}
+
+/// Check a list of integers, as long as `size` if that is not negative. TensorMatcher would take 20 ns, a tenth of a call.
+TokenView integers_of(const char* argument, const TensorView& tensor, int64_t size = -1) {
+  if (!is_integer_list(tensor) || (size >= 0 && tensor.size(0) != size)) [[unlikely]] {
+    refuse_list(argument, size < 0 ? "L" : "L=" + std::to_string(size), tensor);
   }
   return {tensor.data(), tensor.size(0), tensor.dtype().bits == 64};
 }
@@ -116,9 +92,10 @@ int64_t fast_compare_key(TensorView x, TensorView y) {
 /// The same on one of this machine's vector units.
 int64_t compare_key_with(TensorView x, TensorView y, int64_t unit) {
   const auto keys = keys_of(x, y);
-  const auto size = std::min(keys.x.size, keys.y.size);
+  require(0 <= unit && unit <= static_cast<int64_t>(widest_vector_unit()), "ValueError",
+          "unit: expected one of this machine's, got ", unit);
   const auto which = static_cast<VectorUnit>(unit);
-  require(0 <= unit && which <= widest_vector_unit(), "ValueError", "unit: expected one of this machine's, got ", unit);
+  const auto size = std::min(keys.x.size, keys.y.size);
   if (keys.x.is_wide) return common_prefix_on<int64_t, int64_t>(which)(keys.x.wide(), keys.y.wide(), size);
   return common_prefix_on<int32_t, int32_t>(which)(keys.x.narrow(), keys.y.narrow(), size);
 }
@@ -136,8 +113,16 @@ ffi::Returned new_tree(int64_t page_size, tvm::ffi::String device) {
   return {tvm::ffi::ObjectRef(tvm::ffi::make_object<RadixTreeObject>(page_size, std::move(device)))};
 }
 
-ffi::Returned new_handle(RadixTreeObject* tree, const RadixPath& path, int64_t num_present) {
-  return {tvm::ffi::ObjectRef(tvm::ffi::make_object<RadixHandleObject>(tree, path, num_present))};
+using NewHandle = tvm::ffi::ObjectPtr<RadixHandleObject>;
+
+/// Made before anything changes: if memory runs out, nothing has happened.
+NewHandle new_handle(RadixTreeObject* tree) { return tvm::ffi::make_object<RadixHandleObject>(tree); }
+
+ffi::Returned finished(NewHandle handle, const RadixPath& path, int64_t num_present) {
+  handle->path = path;
+  handle->cached_len = path.length;
+  handle->num_present = num_present;
+  return {tvm::ffi::ObjectRef(std::move(handle))};
 }
 
 RadixPath& path_of(RadixTreeObject* tree, RadixHandleObject* handle) {
@@ -145,30 +130,32 @@ RadixPath& path_of(RadixTreeObject* tree, RadixHandleObject* handle) {
   return handle->path;
 }
 
-ffi::Returned match_prefix(RadixTreeObject* tree, TensorView input_ids) {
-  const auto path = tree->tree.match(integers_of("input_ids", input_ids), /*lock=*/false);
-  return new_handle(tree, path, path.length);
+ffi::Returned find(RadixTreeObject* tree, const TensorView& input_ids, bool lock) {
+  const auto tokens = integers_of("input_ids", input_ids);
+  auto handle = new_handle(tree);
+  const auto path = tree->tree.match(tokens, lock);
+  return finished(std::move(handle), path, path.length);
 }
 
-ffi::Returned match_and_lock(RadixTreeObject* tree, TensorView input_ids) {
-  const auto path = tree->tree.match(integers_of("input_ids", input_ids), /*lock=*/true);
-  return new_handle(tree, path, path.length);
-}
+ffi::Returned match_prefix(RadixTreeObject* tree, TensorView input_ids) { return find(tree, input_ids, false); }
+ffi::Returned match_and_lock(RadixTreeObject* tree, TensorView input_ids) { return find(tree, input_ids, true); }
 
 ffi::Returned insert_prefix(RadixTreeObject* tree, TensorView input_ids, TensorView indices) {
   const auto tokens = integers_of("input_ids", input_ids);
   const auto values = integers_of("indices", indices, tokens.size);
+  auto handle = new_handle(tree);
   const auto inserted = tree->tree.insert(tokens, values.data, values.is_wide ? 8 : 4);
-  return new_handle(tree, inserted.path, inserted.length_before);
+  return finished(std::move(handle), inserted.path, inserted.length_before);
 }
 
 ffi::Returned insert_and_unlock(RadixTreeObject* tree, TensorView input_ids, TensorView indices,
-                                RadixHandleObject* finished) {
+                                RadixHandleObject* locked) {
   const auto tokens = integers_of("input_ids", input_ids);
   const auto values = integers_of("indices", indices, tokens.size);
-  auto& path = path_of(tree, finished);
+  auto& path = path_of(tree, locked);
+  auto handle = new_handle(tree);
   const auto inserted = tree->tree.insert_and_unlock(tokens, values.data, values.is_wide ? 8 : 4, path);
-  return new_handle(tree, inserted.path, inserted.length_before);
+  return finished(std::move(handle), inserted.path, inserted.length_before);
 }
 
 void lock_handle(RadixTreeObject* tree, RadixHandleObject* handle, bool unlock) {
@@ -201,8 +188,6 @@ ffi::Returned get_matched_indices(RadixHandleObject* handle, TensorView) {
   return {indices};
 }
 
-ffi::Returned device_of(RadixHandleObject* handle) { return {handle->tree->device}; }
-
 void reset(RadixTreeObject* tree) { tree->tree.reset(); }
 
 void check_integrity(RadixTreeObject* tree) { tree->tree.check_integrity(); }
@@ -233,12 +218,12 @@ ffi::Returned describe_nodes(RadixTreeObject* tree, TensorView) {
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
-  // A second build of this library in one process, as after an edit of the chapter, finds its types registered.
-  if (TVMFFIGetTypeInfo(RadixHandleObject::_GetOrAllocRuntimeTypeIndex())->metadata) return;
+  if (ffi::is_registered<RadixHandleObject>()) return;
   refl::ObjectDef<RadixTreeObject>();
   refl::ObjectDef<RadixHandleObject>()
       .def_ro("cached_len", &RadixHandleObject::cached_len)
-      .def_ro("num_present", &RadixHandleObject::num_present);
+      .def_ro("num_present", &RadixHandleObject::num_present)
+      .def_ro("device", &RadixHandleObject::device);
 }
 
 }  // namespace
@@ -255,7 +240,6 @@ MINISGL_EXPORT(insert_and_unlock, minisgl::insert_and_unlock)
 MINISGL_EXPORT(lock_handle, minisgl::lock_handle)
 MINISGL_EXPORT(evict, minisgl::evict)
 MINISGL_EXPORT(get_matched_indices, minisgl::get_matched_indices)
-MINISGL_EXPORT(device_of, minisgl::device_of)
 MINISGL_EXPORT(reset, minisgl::reset)
 MINISGL_EXPORT(check_integrity, minisgl::check_integrity)
 MINISGL_EXPORT(sizes, minisgl::sizes)

@@ -1,4 +1,4 @@
-# Exported from notebooks/13_kernels_become_a_package.md by "minisgl book export"; edit it there. sha256:5af936b75e5a
+# Exported from notebooks/13_kernels_become_a_package.md by "minisgl book export"; edit it there. sha256:a910cae47b51
 
 """Libraries that were built when the package was: found by a hash of everything that they are made of.
 
@@ -42,8 +42,8 @@ def file_name(name: str, files: Sequence[str | Path], roots: Sequence[Path]) -> 
     Hashed are the contents of `files` and of the headers of ours that they include, directly or not, and the release of
     TVM-FFI, such as 0.1.15: the layout of its C++ objects may change with any.
     """
-    release = importlib.metadata.version("apache-tvm-ffi").split(".")[:3]
-    hasher = hashlib.sha256(".".join(release).encode())
+    release = re.match(r"[\d.]*\d", importlib.metadata.version("apache-tvm-ffi"))
+    hasher = hashlib.sha256(release[0].encode() if release else b"")
     for path, file in contents(files, roots).items():
         text = file.read_bytes()
         hasher.update(f"\0{path}\0{len(text)}\0".encode() + text)

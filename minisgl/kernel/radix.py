@@ -1,4 +1,4 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:4751a758f1f5
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:7e2d0f7ece82
 
 """Compare token ids at memory speed, and load the compiled library behind it and behind the radix prefix cache."""
 
@@ -6,6 +6,7 @@ import torch
 import tvm_ffi
 
 from minisgl.compile import sources
+from minisgl.kernel.tensor import require_tensor
 from minisgl.kernel.utils import load_aot
 
 
@@ -24,11 +25,27 @@ def fast_compare_key(x: torch.Tensor, y: torch.Tensor) -> int:
 
     Source: `csrc/src/radix.cpp`; the name is Mini-SGLang's.
     """
-    return _compare(x, y)
+    try:
+        return _compare(x, y)
+    except (TypeError, RuntimeError) as error:
+        raise explained(error, "fast_compare_key", x=x, y=y) from None
+
+
+def explained(error: Exception, function: str, **arguments: object) -> Exception:
+    """Return the error to raise for an error that came from the library: first of all, is each argument a tensor?"""
+    try:
+        for name, value in arguments.items():
+            require_tensor(function, name, value)
+    except (TypeError, ValueError) as reason:
+        return reason
+    return error
 
 
 def compare_key_with(x: torch.Tensor, y: torch.Tensor, unit: str) -> int:
-    """Return what `fast_compare_key` does, on a vector unit of your choice, one of `vector_units()`."""
+    """Return what `fast_compare_key` does, on a vector unit of your choice.
+
+    Raises ValueError if `unit` is not one of `vector_units()`; the other errors are those of `fast_compare_key`.
+    """
     units = vector_units()
     if unit not in units:
         raise ValueError(f"compare_key_with: unit: expected one of {', '.join(units)}, got {unit!r}")

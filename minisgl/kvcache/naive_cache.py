@@ -1,10 +1,10 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:fe9187a46c51
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:de88c1258ba6
 
 """A prefix cache that keeps nothing: what an engine without reuse does, under the same protocol."""
 
 import torch
 
-from minisgl.kvcache.protocol import CacheHandle, InsertResult, MatchResult, SizeInfo
+from minisgl.kvcache.protocol import CacheHandle, InsertResult, MatchResult, SizeInfo, require_page_size
 
 
 class NaiveCacheHandle:
@@ -27,10 +27,8 @@ class NaivePrefixCache:
     """
 
     def __init__(self, device: torch.device | str, page_size: int = 1) -> None:
-        if page_size < 1:
-            raise ValueError(f"NaivePrefixCache: page_size: expected at least 1, got {page_size}")
+        self.page_size = require_page_size("NaivePrefixCache", page_size)
         self.device = torch.device(device)
-        self.page_size = page_size
         self._no_indices = torch.empty(0, dtype=torch.int32, device=self.device)
         self._handle = NaiveCacheHandle(self._no_indices)
 
@@ -39,7 +37,12 @@ class NaivePrefixCache:
         return MatchResult(self._handle)
 
     def insert_prefix(self, input_ids: torch.Tensor, indices: torch.Tensor) -> InsertResult:
-        """Keep nothing. `cached_len` counts the whole pages of `input_ids`, so the caller frees all their indices."""
+        """Keep nothing. `cached_len` counts the whole pages of `input_ids`, so the caller frees all their indices.
+
+        Raises ValueError unless both have the same length.
+        """
+        if len(indices) != len(input_ids):
+            raise ValueError(f"insert_prefix: indices: expected [L={len(input_ids)}], got [{len(indices)}]")
         return InsertResult(len(input_ids) // self.page_size * self.page_size, self._handle)
 
     def lock_handle(self, handle: CacheHandle, unlock: bool = False) -> None:

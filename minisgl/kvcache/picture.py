@@ -1,48 +1,25 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:b021295851ba
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:d4350dd42082
 
-"""Draw a radix tree as SVG: an outline with a box for each node, the same bytes on every run.
-
-It has its own few lines of SVG, because the microscope's pictures need NumPy and a cache does not.
-"""
+"""Draw a radix tree as SVG: an outline with a box for each node, the same bytes on every run."""
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, nsmallest
-from html import escape
 from typing import TYPE_CHECKING
+
+from minisgl.svg import BLUE, INK, WIDTH, Drawing, Picture, number
 
 if TYPE_CHECKING:
     from minisgl.kvcache.radix_cache import NodeInfo
 
-_WIDTH = 700
 _ROW, _BOX = 30, 22  # heights
 _INDENT = 26  # of one level
 _LEAST_ROOM = 290  # for the words of the deepest row: a summary needs most
-_SIZE, _LETTER, _MONO_LETTER = 12, 6.6, 7.4  # of text; a letter's width is an estimate, somewhat wider than most are
-_INK = "currentColor"  # the colour of the text around the picture
-_LOCKED = "#1F83C4"  # colour-blind readers see blue; what is locked has thicker lines and a mark besides
-_STYLE = "svg:root{color:#222}@media (prefers-color-scheme:dark){svg:root{color:#ddd}}"
+_LETTER, _MONO_LETTER = 6.6, 7.4  # widths of letters: an estimate, somewhat wider than most are
+_LOCKED = BLUE  # colour-blind readers see blue; what is locked has thicker lines and a mark besides
 _ELLIPSIS = "…"
 _MOST_TOKENS = 48  # that are written at either end of a run
-
-
-@dataclass(frozen=True)
-class TreePicture:
-    """A finished picture. A notebook shows it as the last value of a cell.
-
-    Args:
-        svg: the text of an SVG file.
-    """
-
-    svg: str
-
-    def _repr_svg_(self) -> str:
-        return self.svg
-
-    def _repr_html_(self) -> str:
-        """Inside the page, where it takes its text colour. On a phone it scrolls: shrunk, it could not be read."""
-        return f'<div style="overflow-x:auto">{self.svg.replace("max-width", "min-width:640px;max-width", 1)}</div>'
 
 
 @dataclass
@@ -52,7 +29,7 @@ class _Row:
     Args:
         node: the node; None for a summary.
         depth: 0 for the root.
-        parent: number of the parent's row.
+        parent: place of the parent's row.
         pieces: what is written in the box, or the summary.
         num_tokens: of the node, or of all that is left out.
     """
@@ -145,7 +122,7 @@ class _Outline:
         self.counts = [_plural(row.num_tokens, "token") if row.depth else "" for row in rows]
         count_width = max(map(len, self.counts)) * _LETTER
         state_width = max(len(row.state) for row in rows) * _LETTER + 20
-        most = _WIDTH - count_width - state_width - 28
+        most = WIDTH - count_width - state_width - 28
         self.indent = min(_INDENT, (most - _LEAST_ROOM) / max(1, *(row.depth for row in rows)))
         self.texts = [_shortened(row.pieces, int((most - self.left(row) - 12) / row.letter)) for row in rows]
         self.widths = [max(_cells(text) * row.letter, 8) + 12 for row, text in zip(rows, self.texts, strict=True)]
@@ -156,41 +133,46 @@ class _Outline:
     def left(self, row: _Row) -> float:
         return row.depth * self.indent
 
-    def middle(self, number: int) -> float:
-        return self.top + (number + 0.5) * _ROW
+    def middle(self, place: int) -> float:
+        return self.top + (place + 0.5) * _ROW
 
-    def draw(self) -> str:
+    def draw(self, drawing: Drawing) -> None:
         """Draw the lines first, those of locked paths above the others, then the boxes."""
         children: dict[tuple[bool, int], list[int]] = {}
-        for number, row in enumerate(self.rows[1:], 1):
-            children.setdefault((row.locked, row.parent), []).append(number)
-        branches = [self._branch(*key, children[key]) for key in sorted(children)]
-        return "".join([*branches, *map(self._row, range(len(self.rows)))])
+        for place, row in enumerate(self.rows[1:], 1):
+            children.setdefault((row.locked, row.parent), []).append(place)
+        for locked, parent in sorted(children):
+            self._branch(drawing, locked, parent, children[locked, parent])
+        for place in range(len(self.rows)):
+            self._row(drawing, place)
 
-    def _branch(self, locked: bool, parent: int, children: list[int]) -> str:
+    def _branch(self, drawing: Drawing, locked: bool, parent: int, children: list[int]) -> None:
         x = self.left(self.rows[parent]) + self.indent / 2
-        path = f"M{_n(x)} {_n(self.middle(parent) + _BOX / 2)}V{_n(self.middle(children[-1]))}"
+        path = f"M{number(x)} {number(self.middle(parent) + _BOX / 2)}V{number(self.middle(children[-1]))}"
         for child in children:
-            path += f"M{_n(x)} {_n(self.middle(child))}H{_n(self.left(self.rows[child]))}"
-        return _element("path", d=path, fill="none", **_line(locked))
+            path += f"M{number(x)} {number(self.middle(child))}H{number(self.left(self.rows[child]))}"
+        drawing.add("path", d=path, fill="none", **_line(locked))
 
-    def _row(self, number: int) -> str:
-        row, middle = self.rows[number], self.middle(number)
-        left, right = self.left(row), self.left(row) + self.widths[number]
+    def _row(self, drawing: Drawing, place: int) -> None:
+        row, middle, count = self.rows[place], self.middle(place), self.counts[place]
+        left, right = self.left(row), self.left(row) + self.widths[place]
         is_box = row.depth > 0 and row.node is not None
-        drawn = _box(left, middle, right - left, row.locked) if is_box else ""
-        drawn += _text(left + 6, middle + 4, self.texts[number], mono=is_box)
+        if is_box:
+            _box(drawing, left, middle, right - left, row.locked)
+        drawing.text(left + 6, middle + 4, self.texts[place], mono=is_box)
         if row.depth:
-            leader = f"M{_n(right + 8)} {_n(middle)}H{_n(self.count_right - len(self.counts[number]) * _LETTER - 4)}"
-            drawn += _element("path", d=leader, stroke=_INK, stroke_opacity=0.2)
-        drawn += _text(self.count_right, middle + 4, self.counts[number], anchor="end")
-        drawn += _padlock(self.state_left, middle) if row.locked else ""
-        return drawn + _text(self.state_left + 16, middle + 4, row.state, bold=row.locked)
+            leader = f"M{number(right + 8)} {number(middle)}H{number(self.count_right - len(count) * _LETTER - 4)}"
+            drawing.add("path", d=leader, stroke=INK, stroke_opacity=0.2)
+            drawing.text(self.count_right, middle + 4, count, anchor="end")
+        if row.locked:
+            _padlock(drawing, self.state_left, middle)
+        if row.state:
+            drawing.text(self.state_left + 16, middle + 4, row.state, bold=row.locked)
 
 
 def draw_tree(
     nodes: "list[NodeInfo]", decode: Callable[[list[int]], str] | None = None, max_nodes: int = 40
-) -> TreePicture:
+) -> Picture:
     """Draw the tree that `RadixPrefixCache.nodes` lists; see `RadixPrefixCache.picture`."""
     if max_nodes < 1:
         raise ValueError(f"picture: max_nodes: expected at least 1, got {max_nodes}")
@@ -199,21 +181,14 @@ def draw_tree(
     head = f"Radix tree of {_plural(len(nodes) - 1, 'node')}, {_plural(evictable + protected, 'token')}"
     sizes = f"{evictable:,} evictable", f"{protected:,} protected by locks"
     outline = _Outline(_Tree(nodes).rows(max_nodes, lambda tokens: _pieces(tokens, decode)), top=50)
-    height = outline.top + len(outline.rows) * _ROW + 2
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_n(height)}" width="100%" role="img" '
-        f'font-family="system-ui,sans-serif" font-size="{_SIZE}" style="max-width:800px">',
-        _element("title", head),
-        _element("desc", f"{', '.join(sizes)}. An outline: a node's children are below it, indented."),
-        _element("style", _STYLE),
-        _text(0, 16, head, bold=True, size=15),
-        _box(2, 36, 22, locked=False),
-        _text(32, 40, sizes[0]),
-        _box(182, 36, 22, locked=True),
-        _text(212, 40, sizes[1]),
-        outline.draw(),
-    ]
-    return TreePicture("".join(parts) + "</svg>")
+    drawing = Drawing(head, f"{', '.join(sizes)}. An outline: a node's children are below it, indented.")
+    drawing.text(0, 16, head, bold=True, size=15)
+    for x, size, locked in zip((2, 182), sizes, (False, True), strict=True):
+        _box(drawing, x, 36, 22, locked)
+        drawing.text(x + 30, 40, size)
+    outline.draw(drawing)
+    drawing.y = outline.top + len(outline.rows) * _ROW + 2
+    return drawing.picture()
 
 
 def _pieces(tokens: list[int], decode: Callable[[list[int]], str] | None) -> list[str]:
@@ -264,54 +239,25 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _ordinal(number: int) -> str:
+def _ordinal(rank: int) -> str:
     """Return 1st, 2nd, 3rd, 4th ... 11th ... 21st."""
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number:,}{suffix}"
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
-
-
-def _element(tag: str, content: str = "", /, **attributes: str | float) -> str:
-    """Write an element; `stroke_width=2` is written `stroke-width="2"`, and the content is escaped."""
-    written = "".join(
-        f' {name.replace("_", "-")}="{value if isinstance(value, str) else f"{value:g}"}"'
-        for name, value in attributes.items()
-    )
-    return f"<{tag}{written}>{escape(content, quote=False)}</{tag}>" if content else f"<{tag}{written}/>"
+    suffix = "th" if rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank:,}{suffix}"
 
 
 def _line(locked: bool) -> dict[str, str | float]:
     """Return how lines and borders look: solid and thick where locked, dashed and thin where `evict` may take it."""
     if locked:
         return {"stroke": _LOCKED, "stroke_width": 2.5}
-    return {"stroke": _INK, "stroke_opacity": 0.7, "stroke_dasharray": "4 3"}
+    return {"stroke": INK, "stroke_opacity": 0.7, "stroke_dasharray": "4 3"}
 
 
-def _box(x: float, middle: float, width: float, locked: bool) -> str:
-    fill: dict[str, str | float] = {"fill": _LOCKED if locked else _INK, "fill_opacity": 0.16 if locked else 0.05}
-    y = _n(middle - _BOX / 2)
-    return _element("rect", x=_n(x), y=y, width=_n(width), height=_BOX, rx=4, **fill, **_line(locked))
+def _box(drawing: Drawing, x: float, middle: float, width: float, locked: bool) -> None:
+    fill: dict[str, str | float] = {"fill": _LOCKED if locked else INK, "fill_opacity": 0.16 if locked else 0.05}
+    drawing.add("rect", x=x, y=middle - _BOX / 2, width=width, height=_BOX, rx=4, **fill, **_line(locked))
 
 
-def _text(
-    x: float, y: float, text: str, *, mono: bool = False, bold: bool = False, anchor: str = "", size: int = 0
-) -> str:
-    attributes: dict[str, str | float] = {"x": _n(x), "y": _n(y), "fill": _INK}
-    if mono:
-        attributes |= {"font_family": "ui-monospace,monospace", "style": "white-space:pre"}
-    if bold:
-        attributes["font_weight"] = 600
-    if anchor:
-        attributes["text_anchor"] = anchor
-    if size:
-        attributes["font_size"] = size
-    return _element("text", text, **attributes) if text else ""
-
-
-def _padlock(x: float, middle: float) -> str:
-    shackle = f"M{_n(x + 2)} {_n(middle)}v-3a3 3 0 0 1 6 0v3"
-    body = f"M{_n(x)} {_n(middle - 1)}h10v7h-10z"
-    return _element("path", d=shackle, fill="none", stroke=_INK, stroke_width=1.5) + _element("path", d=body, fill=_INK)
+def _padlock(drawing: Drawing, x: float, middle: float) -> None:
+    shackle = f"M{number(x + 2)} {number(middle)}v-3a3 3 0 0 1 6 0v3"
+    drawing.add("path", d=shackle, fill="none", stroke=INK, stroke_width=1.5)
+    drawing.add("path", d=f"M{number(x)} {number(middle - 1)}h10v7h-10z", fill=INK)

@@ -1,4 +1,4 @@
-# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:f850facfc8b0
+# Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:16613ca47739
 
 """What an engine may ask of a prefix cache, whichever it uses."""
 
@@ -71,7 +71,10 @@ class CacheStats(NamedTuple):
 
 
 class PrefixCache(Protocol):
-    """Keeps the KV cache of finished requests for new ones that begin with the same tokens."""
+    """Keeps the KV cache of finished requests for new ones that begin with the same tokens.
+
+    Token ids are `[L]` int32 or int64 on the CPU, indices `[L]` int32 or int64. `RadixPrefixCache` describes each call.
+    """
 
     def match_prefix(self, input_ids: torch.Tensor) -> MatchResult:
         """Return the longest cached prefix of `input_ids` `[L]`. Lock it before its KV is used."""
@@ -94,3 +97,12 @@ class PrefixCache(Protocol):
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if the cache is corrupt."""
+
+
+def require_page_size(function: str, page_size: int) -> int:
+    """Return `page_size`, or raise TypeError or ValueError if no cache can have it."""
+    if type(page_size) is not int:
+        raise TypeError(f"{function}: page_size: expected an int, got {page_size!r}")
+    if not 1 <= page_size < 2**31:
+        raise ValueError(f"{function}: page_size: expected 1 to {2**31 - 1}, got {page_size}")
+    return page_size

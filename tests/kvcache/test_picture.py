@@ -259,6 +259,19 @@ def test_a_notebook_shows_it():
     assert "min-width" in (page[0].get("style") or "")
 
 
+def test_it_is_saved_as_a_file(tmp_path):
+    picture = three_leaves().picture(decode=lambda ids: "é" * len(ids))
+    picture.save(tmp_path / "tree.svg")
+    assert (tmp_path / "tree.svg").read_text(encoding="utf-8") == picture.svg
+
+
+def test_spaces_are_kept():
+    """The tokens of code have many, and a browser would show them as one."""
+    picture = draw_tree([ROOT, NodeInfo(1, 0, [1], 0, 0)], lambda ids: "  if  x")
+    assert written(picture) == ["  if  x"]
+    assert [text.get("style") for text in elements(picture, "text")[4:]] == ["white-space:pre", None, None]
+
+
 @pytest.mark.parametrize("max_nodes", [0, -3])
 def test_max_nodes_is_at_least_1(max_nodes):
     with pytest.raises(ValueError, match=f"picture: max_nodes: expected at least 1, got {max_nodes}"):

@@ -1,9 +1,10 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:7385a32254b7
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:45f92d5c771d
 
 #pragma once
 
 #include <minisgl/radix_node.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -15,11 +16,15 @@ namespace minisgl {
 /// everything: no insertion is much slower than the others.
 class ChildTable {
  public:
-  ChildTable() { clear(); }
-
-  void clear() {
-    segments_.clear();
+  ChildTable() {
     segments_.push_back(std::make_unique<RadixNode*[]>(kSegmentBuckets));
+    clear();
+  }
+
+  /// Allocates nothing, so it cannot fail.
+  void clear() {
+    segments_.resize(1);
+    std::fill_n(segments_.front().get(), kSegmentBuckets, nullptr);
     num_buckets_ = half_ = kSegmentBuckets;
     num_nodes_ = 0;
   }
@@ -60,7 +65,8 @@ class ChildTable {
     --num_nodes_;
   }
 
-  int64_t bytes() const { return segments_.size() * kSegmentBuckets * sizeof(RadixNode*); }
+  uint64_t num_nodes() const { return num_nodes_; }
+  int64_t bytes() const { return static_cast<int64_t>(segments_.size() * kSegmentBuckets * sizeof(RadixNode*)); }
 
  private:
   static constexpr uint64_t kSegmentBuckets = 256;
@@ -73,7 +79,7 @@ class ChildTable {
 
   /// Buckets from `num_buckets_ - half_` to `half_` have not been split yet and hold the nodes of two.
   RadixNode*& bucket(uint64_t hash) const {
-    const auto index = hash % (2 * half_);
+    const auto index = hash & (2 * half_ - 1);
     return at(index < num_buckets_ ? index : index - half_);
   }
 

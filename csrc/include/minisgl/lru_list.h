@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:583b4d2082ae
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:01188e2eb30a
 
 #pragma once
 
@@ -17,8 +17,6 @@ class LruList {
   LruList& operator=(const LruList&) = delete;
 
   void clear() { end_.older = end_.newer = &end_; }
-
-  bool contains(const RadixNode* node) const { return node->newer != nullptr; }
 
   void push_newest(RadixNode* node) {
     node->older = end_.older;

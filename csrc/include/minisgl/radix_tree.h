@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:741587933f2c
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:40309b8bc48b
 
 #pragma once
 
@@ -37,7 +37,8 @@ struct RadixPath {
 
 /// The radix tree over token ids: which prefixes have their KV in the cache, and where.
 ///
-/// Every function may be called from several threads at once. None of them scans the tree, and none is recursive.
+/// Every function may be called from several threads at once. None is recursive, and no match, insertion, lock or eviction
+/// scans the tree. If memory runs out, what was there before stays.
 class RadixTree {
  public:
   explicit RadixTree(int64_t page_size) : page_size_(page_size) {
@@ -136,12 +137,10 @@ class RadixTree {
     children_.clear();
     lru_.clear();
     pool_.clear();
+    root_ = pool_.allocate();
     evictable_size_ = protected_size_ = array_bytes_ = num_runs_ = 0;
     index_bytes_ = 0;
-    root_ = pool_.allocate();
   }
-
-  int64_t page_size() const { return page_size_; }
 
   struct Sizes {
     int64_t evictable_tokens, protected_tokens;
@@ -175,11 +174,12 @@ class RadixTree {
   TokenView whole_pages(TokenView tokens) const { return tokens.slice(0, tokens.size / page_size_ * page_size_); }
 
   uint64_t hash_of(const RadixNode* parent, TokenView tokens) const {
-    const auto mix = [](uint64_t hash, uint64_t number) {
-      hash = (hash ^ number) * 0x9E3779B97F4A7C15;  // 2^64 / golden ratio
-      return hash ^ hash >> 32;
+    const auto mix = [this](uint64_t hash, uint64_t number) {
+      __extension__ using Product = unsigned __int128;
+      const auto product = Product{hash ^ number ^ hash_key_} * 0x9E3779B97F4A7C15;  // 2^64 / golden ratio
+      return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
     };
-    auto hash = mix(hash_key_, parent->serial);
+    auto hash = mix(0, parent->serial);
     for (int64_t i = 0; i < page_size_; ++i) hash = mix(hash, static_cast<uint64_t>(tokens[i]));
     return hash;
   }
@@ -225,6 +225,7 @@ class RadixTree {
     if (node->num_locks == 0) {
       lru_.move_to_newest(node);
       lru_.push_newest(front);
+      use(front->parent);
     }
     return front;
   }
@@ -325,7 +326,7 @@ class RadixTree {
     require(path.num_locks > 0, "RuntimeError", "handle: expected one that is locked, got one that is not");
   }
 
-  /// The last tokens of the path tell a request that it does not belong to.
+  /// The last tokens of the path's last node tell a request that it does not belong to.
   void require_continued(const RadixPath& path, TokenView tokens) const {
     constexpr int64_t kTokensCompared = 16;
     require(path.length <= tokens.size, "ValueError", "input_ids: expected at least the ", path.length,
@@ -338,7 +339,9 @@ class RadixTree {
   }
 
   int index_bytes() const { return index_bytes_ ? index_bytes_ : 4; }
-  int64_t node_bytes() const { return pool_.bytes() + children_.bytes() + num_runs_ * sizeof(TokenRun); }
+  int64_t node_bytes() const {
+    return pool_.bytes() + children_.bytes() + num_runs_ * static_cast<int64_t>(sizeof(TokenRun));
+  }
 
   void delete_runs() {
     pool_.for_each([](RadixNode* node) {
@@ -347,13 +350,13 @@ class RadixTree {
   }
 
   const int64_t page_size_;
-  /// Other in every process: nobody can choose token ids that all fall into one bucket.
+  /// Other in every tree: nobody can know token ids that all fall into one bucket.
   const uint64_t hash_key_ = std::random_device()() * uint64_t{0x100000001} + reinterpret_cast<uintptr_t>(this);
   mutable std::mutex mutex_;
   RadixNodePool pool_;
   ChildTable children_;
   LruList lru_;
-  RadixNode* root_;
+  RadixNode* root_;      ///< the first node of the pool: slot 0
   int index_bytes_ = 0;  ///< 0 before the first insertion
   int64_t evictable_size_ = 0;
   int64_t protected_size_ = 0;

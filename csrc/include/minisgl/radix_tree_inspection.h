@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:4e82d4b1e26b
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:01f7e2f0d330
 
 #pragma once
 
@@ -10,10 +10,10 @@ namespace minisgl {
 
 template <class Visit>
 void RadixTree::visit_all(Visit visit) const {
-  std::unordered_map<const RadixNode*, int64_t> ranks;
-  for (auto* node = lru_.oldest(); node != lru_.end(); node = node->newer) ranks.emplace(node, ranks.size());
+  int64_t rank = 0;
+  for (auto* node = lru_.oldest(); node != lru_.end(); node = node->newer) visit(*node, rank++);
   pool_.for_each([&](const RadixNode* node) {
-    if (node != root_) visit(*node, ranks.contains(node) ? ranks[node] : -1);
+    if (node != root_ && node->num_locks > 0) visit(*node, -1);
   });
 }
 
@@ -33,12 +33,14 @@ inline void RadixTree::check_integrity() const {
     ranks[&node] = rank;
     (node.num_locks ? locked : evictable) += node.length;
     check(node.length > 0 && node.length % page_size_ == 0, "a node without whole pages");
+    check(0 <= node.start && node.start + node.length <= node.run->size(), "a node outside its run");
     check(pool_.find(node.slot, node.serial) == &node, "a node that its slot does not lead to");
     check(pool_.find(node.parent->slot, node.parent->serial) == node.parent, "a parent that is gone");
     check(node.hash == hash_of(node.parent, node.tokens()), "a hash of other tokens");
     check(children_.find(node.hash, [&](const RadixNode* found) { return found == &node; }),
           "a child not in the table");
-    check((node.num_locks == 0) == (rank >= 0), "a locked node that can be evicted, or the reverse");
+    check((node.num_locks == 0) == (rank >= 0), "a locked node that can be evicted");
+    check(num_nodes < pool_.num_nodes(), "more nodes than there are");
   });
   visit_all([&](const RadixNode& node, int64_t rank) {
     check(node.num_locks >= locks_below[&node], "a node with fewer locks than its children");
@@ -54,7 +56,8 @@ inline void RadixTree::check_integrity() const {
   }
   check(evictable == evictable_size_ && locked == protected_size_, "sizes that do not add up");
   check(array_bytes == array_bytes_ && static_cast<int64_t>(parts.size()) == num_runs_, "memory that does not add up");
-  check(num_nodes == pool_.num_nodes() - 1, "a wrong number of nodes");
+  check(num_nodes == pool_.num_nodes() - 1, "an unlocked node that cannot be evicted");
+  check(children_.num_nodes() == static_cast<uint64_t>(num_nodes), "a table with a wrong number of children");
 }
 
 }  // namespace minisgl

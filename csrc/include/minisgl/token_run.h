@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:bbde2ee19251
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:9fb70d72dc71
 
 #pragma once
 
@@ -45,16 +45,16 @@ inline bool fits_narrow(TokenView tokens) {
                      [](int64_t token) { return Limits::min() <= token && token <= Limits::max(); });
 }
 
-/// An array that can give up its end. Growing is not needed.
-class Array {
+/// Memory that can give up its end. Growing is not needed.
+class Bytes {
  public:
-  explicit Array(int64_t bytes) : data_(std::malloc(bytes)) {
+  explicit Bytes(int64_t size) : data_(std::malloc(static_cast<size_t>(size))) {
     if (!data_) throw std::bad_alloc();
   }
   void* data() const { return data_.get(); }
 
-  void shrink(int64_t bytes) {
-    if (void* smaller = std::realloc(data_.get(), bytes)) {
+  void shrink(int64_t size) {
+    if (void* smaller = std::realloc(data_.get(), static_cast<size_t>(size))) {
       static_cast<void>(data_.release());
       data_.reset(smaller);
     }
@@ -97,6 +97,7 @@ class TokenRun {
 
   int64_t array_bytes() const { return size_ * (token_bytes() + index_bytes_); }
 
+  int64_t size() const { return size_; }
   int64_t num_parts() const { return num_parts_; }
   void add_part() { ++num_parts_; }
 
@@ -117,8 +118,8 @@ class TokenRun {
   bool is_wide_;
   int64_t size_;
   int64_t num_parts_ = 1;
-  Array tokens_;
-  Array indices_;
+  Bytes tokens_;
+  Bytes indices_;
 };
 
 }  // namespace minisgl
