@@ -1,4 +1,4 @@
-// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:f1e5c5f79e0d
+// Exported from notebooks/03_one_source_two_machines.md by "minisgl book export"; edit it there. sha256:e3d11bc905e9
 
 #pragma once
 
@@ -100,6 +100,7 @@ inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t = nullptr) { return cudaSuccess; }
 inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned = 0) { return cudaSuccess; }
 
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 enum cudaStreamCaptureMode {

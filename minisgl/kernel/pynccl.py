@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:9da2b53216f3
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ce32d3cfa248
 
 """NCCL for tensor parallelism: a communicator in C++, over whichever NCCL the machine has."""
 
@@ -34,7 +34,11 @@ class PyNCCLCommunicator:
     next call raises RuntimeError with the rank, the operation and the reason.
 
     A message of `all_reduce` that fits into the buffer of `max_size_bytes` goes through it; use `get_buffer` to save
-    the copies in and out. Other messages go directly.
+    the copies in and out. Other messages go directly. Several streams may use it in turn. But a CUDA graph does not know
+    of other users: do not run it beside another graph or stream that goes through the same buffer.
+
+    An aborted operation leaves the GPU free again, except for one through a registered buffer: NCCL's kernels for these
+    (2.28) do not notice an abort, so the call raises in time, but waiting for the GPU would take for ever.
     """
 
     def __init__(self, module: tvm_ffi.Module, handle: tvm_ffi.Object, device: torch.device) -> None:

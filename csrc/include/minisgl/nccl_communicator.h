@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:90e1ce4fe5e8
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:bb34fa2749a4
 
 #pragma once
 
@@ -62,6 +62,8 @@ struct NcclBuffer {
   std::shared_ptr<void> data;
   int64_t bytes = 0;
   nccl::Window window = nullptr;
+  cudaEvent_t last_use = nullptr;    ///< behind the last operation that went through it
+  std::optional<cudaStream_t> user;  ///< the stream of that operation
 
   bool holds(const void* address) const {
     const auto offset = reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(data.get());
@@ -158,9 +160,11 @@ class NcclCommunicator {
       const bool through_buffer = is_alone && message.bytes <= buffer_.bytes && !buffer_.holds(message.data);
       if (!through_buffer) return api_.AllReduce(message.data, message.data, count, type, op, comm_, stream);
       auto* const buffer = buffer_.data.get();
+      wait_for_buffer(stream);
       copy(buffer, message.data, message.bytes, stream);
       check_nccl(api_, api_.AllReduce(buffer, buffer, count, type, op, comm_, stream));
       copy(message.data, buffer, message.bytes, stream);
+      leave_buffer(stream);
       return nccl::kSuccess;
     });
   }
@@ -251,7 +255,7 @@ class NcclCommunicator {
   void close() {
     const Turn turn(mutex_);
     if (is_closed_.exchange(true)) return;
-    const auto buffer = std::exchange(buffer_, {});
+    const auto buffer = take_buffer();
     if (watchdog_->has_thrown()) return;
     watchdog_->wait_until_idle();
     const DeviceGuard device_guard(device());
@@ -267,7 +271,7 @@ class NcclCommunicator {
     watchdog_->fail("abandoned");  // whoever is blocked inside NCCL holds the mutex
     const std::lock_guard guard(mutex_);
     is_closed_ = true;
-    buffer_ = {};
+    take_buffer();
   }
 
   /// The same at the end of the interpreter. From then on no other thread comes back from a call: Python, which would
@@ -330,7 +334,25 @@ class NcclCommunicator {
         check_nccl(api_, api_.CommWindowRegister(comm_, data, options_.buffer_bytes, &buffer_.window, kFlags));
       }
     });
+    buffer_.last_use = new_event();
     buffer_.bytes = options_.buffer_bytes;
+  }
+
+  NcclBuffer take_buffer() {
+    if (buffer_.last_use) static_cast<void>(cudaEventDestroy(std::exchange(buffer_.last_use, nullptr)));
+    return std::exchange(buffer_, {});
+  }
+
+  /// Two streams must not be in the buffer at once. What a graph does with it is known only when the graph runs.
+  void wait_for_buffer(cudaStream_t stream) {
+    if (!buffer_.user || *buffer_.user == stream || is_capturing(stream)) return;
+    check_cuda(cudaStreamWaitEvent(stream, buffer_.last_use, 0), "cudaStreamWaitEvent");
+  }
+
+  void leave_buffer(cudaStream_t stream) {
+    if (is_capturing(stream)) return;
+    check_cuda(cudaEventRecord(buffer_.last_use, stream), "cudaEventRecord");
+    buffer_.user = stream;
   }
 
   /// `enqueue` returns NCCL's answer. It is kept if this thread has a group open, so it must own what it needs.

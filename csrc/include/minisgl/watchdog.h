@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:cb01ee5f5895
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:6f6c85040c23
 
 #pragma once
 
@@ -18,6 +18,19 @@
 #include <vector>
 
 namespace minisgl {
+
+inline cudaEvent_t new_event() {
+  cudaEvent_t event;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  return event;
+}
+
+/// Whether what is put on `stream` is kept for a CUDA graph.
+inline bool is_capturing(cudaStream_t stream) {
+  auto capture = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
+  return capture != cudaStreamCaptureStatusNone;
+}
 
 /// Watches operations that a GPU works on after the call has returned. Each has to end before its deadline, and
 /// `find_error` has to find nothing meanwhile. Else `abort` is called, once, and every later call throws the reason.
@@ -46,10 +59,8 @@ class Watchdog {
   /// Call `enqueue`, which puts work on `stream`. The call and the work together have until the deadline.
   template <class Enqueue>
   void run(const char* name, cudaStream_t stream, Enqueue enqueue) {
-    auto capture = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
     // What is captured runs later, as part of a graph: then nothing tells its end.
-    if (capture != cudaStreamCaptureStatusNone) return call(name, enqueue);
+    if (is_capturing(stream)) return call(name, enqueue);
     watched(name, /*goes_on=*/true, [&](cudaEvent_t done) {
       enqueue();
       check_cuda(cudaEventRecord(done, stream), "cudaEventRecord");
@@ -136,11 +147,7 @@ class Watchdog {
   cudaEvent_t begin(const char* name) {
     const std::lock_guard guard(mutex_);
     throw_failure();
-    if (idle_events_.empty()) {
-      cudaEvent_t event;
-      check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-      idle_events_.push_back(event);
-    }
+    if (idle_events_.empty()) idle_events_.push_back(new_event());
     const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout_);
     running_.push_back({name, deadline, idle_events_.back(), /*is_enqueued=*/false});
     idle_events_.pop_back();
