@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ce32d3cfa248
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:eb009e526834
 
 """NCCL for tensor parallelism: a communicator in C++, over whichever NCCL the machine has."""
 
@@ -30,12 +30,12 @@ class PyNCCLCommunicator:
     """A group of processes that send messages with NCCL. Made by `init_pynccl`.
 
     Every operation is put on the current stream of the communicator's device and may be captured in a CUDA graph. A
-    thread watches it: if it has not ended after `timeout` seconds, or NCCL reports an error, it is aborted, and the
-    next call raises RuntimeError with the rank, the operation and the reason.
+    thread watches it: if it has not ended after `timeout` seconds (or only in the last tenth of them), or NCCL reports
+    an error, it is aborted, and the next call raises RuntimeError with the rank, the operation and the reason.
 
     A message of `all_reduce` that fits into the buffer of `max_size_bytes` goes through it; use `get_buffer` to save
-    the copies in and out. Other messages go directly. Several streams may use it in turn. But a CUDA graph does not know
-    of other users: do not run it beside another graph or stream that goes through the same buffer.
+    the copies in and out. Other messages go directly. Several streams may use it in turn. But a CUDA graph does not
+    know of other users: do not run it beside another graph or stream that goes through the same buffer.
 
     An aborted operation leaves the GPU free again, except for one through a registered buffer: NCCL's kernels for these
     (2.28) do not notice an abort, so the call raises in time, but waiting for the GPU would take for ever.

@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:bb34fa2749a4
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:dfe220b54b91
 
 #pragma once
 
@@ -268,10 +268,12 @@ class NcclCommunicator {
 
   /// Leave without the other ranks, which may be gone.
   void abandon() {
-    watchdog_->fail("abandoned");  // whoever is blocked inside NCCL holds the mutex
+    const bool was_healthy = watchdog_->fail("abandoned");  // whoever is blocked inside NCCL holds the mutex
     const std::lock_guard guard(mutex_);
     is_closed_ = true;
-    take_buffer();
+    const auto buffer = take_buffer();
+    // A kernel that waits for other ranks inside the window notices no abort, and freeing would wait for the kernel.
+    if (!was_healthy && buffer.window) static_cast<void>(new std::shared_ptr<void>(buffer.data));
   }
 
   /// The same at the end of the interpreter. From then on no other thread comes back from a call: Python, which would

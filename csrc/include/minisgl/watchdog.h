@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:6f6c85040c23
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:5b1c56607bb5
 
 #pragma once
 
@@ -93,12 +93,13 @@ class Watchdog {
     return has_thrown_;
   }
 
-  /// Abort for this reason, unless there was another before, or the end. Returns after the abort.
-  void fail(const std::string& reason) {
+  /// Abort for this reason, unless there was another before, or the end. Returns after the abort, true if it was this.
+  bool fail(const std::string& reason) {
     std::unique_lock lock(mutex_);
-    set_failure(reason);
+    const bool is_first = set_failure(reason);
     changed_.notify_all();
     changed_.wait(lock, [this] { return has_ended_; });
+    return is_first;
   }
 
   /// Watch no longer. Returns whether all went well; if not, `abort` has been called.
@@ -194,13 +195,21 @@ class Watchdog {
     require(failure_.empty(), "RuntimeError", failure_);
   }
 
-  void set_failure(const std::string& reason) {
-    if (failure_.empty() && !has_ended_) failure_ = owner_ + ": " + reason;
+  bool set_failure(const std::string& reason) {
+    if (!failure_.empty() || has_ended_) return false;
+    failure_ = owner_ + ": " + reason;
+    return true;
   }
 
+  /// What ends in the last tenth of its time may have ended because another rank, a little earlier, gave it up: then
+  /// its result is garbage.
   void forget_finished() {
     while (!running_.empty() && running_.front().is_enqueued &&
            cudaEventQuery(running_.front().done) != cudaErrorNotReady) {
+      const auto& oldest = running_.front();
+      if (Clock::now() > oldest.deadline - std::chrono::duration_cast<Clock::duration>(timeout_ / 10)) {
+        set_failure(oldest.name + std::string(": ended when other ranks may have given it up"));
+      }
       idle_events_.push_back(running_.front().done);
       running_.pop_front();
     }
