@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:dfe220b54b91
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ea7699f8fecc
 
 #pragma once
 
@@ -285,6 +285,7 @@ class NcclCommunicator {
 
  private:
   static constexpr int kNoColor = -1;
+  static constexpr std::chrono::seconds kTimeToAbort{10};
 
   /// Held by a thread that puts an operation on the stream.
   class Turn {
@@ -318,7 +319,10 @@ class NcclCommunicator {
       return error == nccl::kSuccess || error == nccl::kInProgress ? "" : nccl_error_text(api_, error);
     };
     const std::chrono::duration<double> timeout(options.timeout_seconds);
-    const auto abort = [this] { static_cast<void>(api_.CommAbort(comm_)); };
+    // NCCL itself may wait for a kernel that notices no abort.
+    const auto abort = [api, comm] {
+      returns_within(kTimeToAbort, [=] { static_cast<void>(api.CommAbort(comm)); }, [] {});
+    };
     watchdog_.emplace(rank_text(rank_, size_), timeout, find_error, abort);
   }
 
