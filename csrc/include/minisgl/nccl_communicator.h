@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ea7699f8fecc
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:d9c303d9d092
 
 #pragma once
 
@@ -330,7 +330,8 @@ class NcclCommunicator {
     const DeviceGuard guard(device());
     watchdog_->call("init", [&] {
       void* data = nullptr;
-      if (!api_.has_windows()) {  // without a window it still takes messages, only not faster
+      // Without a window it still takes messages, only not faster. NCCL 2.28 refuses to use the window of a single rank.
+      if (!api_.has_windows() || size_ == 1) {
         check_cuda(cudaMalloc(&data, options_.buffer_bytes), "cudaMalloc");
         buffer_.data = {data, [](void* memory) { static_cast<void>(cudaFree(memory)); }};
       } else {
