@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:40309b8bc48b
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:930492d07667
 
 #pragma once
 
@@ -175,7 +175,7 @@ class RadixTree {
 
   uint64_t hash_of(const RadixNode* parent, TokenView tokens) const {
     const auto mix = [this](uint64_t hash, uint64_t number) {
-      __extension__ using Product = unsigned __int128;
+      using Product = unsigned __int128;
       const auto product = Product{hash ^ number ^ hash_key_} * 0x9E3779B97F4A7C15;  // 2^64 / golden ratio
       return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
     };
