@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:930492d07667
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:8cedc79098f5
 
 #pragma once
 
@@ -351,7 +351,7 @@ class RadixTree {
 
   const int64_t page_size_;
   /// Other in every tree: nobody can know token ids that all fall into one bucket.
-  const uint64_t hash_key_ = std::random_device()() * uint64_t{0x100000001} + reinterpret_cast<uintptr_t>(this);
+  const uint64_t hash_key_ = std::random_device{}() * uint64_t{0x100000001} + reinterpret_cast<uintptr_t>(this);
   mutable std::mutex mutex_;
   RadixNodePool pool_;
   ChildTable children_;
