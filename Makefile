@@ -27,7 +27,7 @@ help:
 	@echo "make book      run every chapter on this machine and build the site (site/index.html)"
 	@echo "make lab       open the book in JupyterLab"
 	@echo "make test      run all tests and every chapter"
-	@echo "make sanitize  run the kernel tests with AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make sanitize  run the tests of C++ code with AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint      check style, types, and that chapters and exported files agree"
 	@echo "make format    format everything and export the chapters"
 	@echo "make bench     measure speed on this machine"
@@ -44,7 +44,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 book: setup
 	minisgl book build
-	mkdocs build --strict --quiet
+	mkdocs build --strict
 	@echo "The site: $(CURDIR)/site/index.html"
 
 lab: setup
@@ -62,7 +62,7 @@ sanitize: export ASAN_OPTIONS := detect_leaks=0
 sanitize: SANITIZER_LIBRARIES = $(foreach name,libasan.so libstdc++.so,$(shell g++ -print-file-name=$(name)))
 sanitize: setup
 	MINISGL_SANITIZE=address,undefined LD_PRELOAD="$(SANITIZER_LIBRARIES)" \
-		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" tests/kernel tests/host
+		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" tests/kernel tests/kvcache tests/host
 
 lint: setup
 	ruff check .
@@ -83,6 +83,9 @@ bench: setup
 	python benchmarks/index.py
 	python benchmarks/store.py
 	python benchmarks/host_target.py
+	python benchmarks/radix.py
+	python benchmarks/prefix_cache.py
+	python benchmarks/prefix_cache_growth.py
 
 clean:
 	rm -rf build site docs/chapters .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -118,6 +118,7 @@ def select(root: Path, names: list[str]) -> list[str]:
 
 def parse(root: Path, stem: str, text: str) -> Chapter:
     """Make a chapter from the text of its `.md`."""
+    text = text.rstrip("\n") + "\n"  # Jupytext would make a cell of empty lines, longer with every export
     notebook = jupytext.reads(text, fmt="md", config=_config(root))
     if (language := notebook.metadata.get("kernelspec", {}).get("language")) != "python":
         # Without it Jupytext takes the language of most cells, which may be C++, for the notebook's own.

@@ -1,10 +1,10 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:610b14109f96
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:51badb6fce7d
 
 """Where the C++ and CUDA sources are: the package's own, and this session's edits on top of them."""
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _HEADER_SUFFIXES = (".h", ".hpp", ".cuh")
@@ -12,6 +12,7 @@ _EXPORTED = "// Exported from "  # how the exporter's line begins
 _PACKAGE = Path(__file__).resolve().parents[1]
 _session: tempfile.TemporaryDirectory[str] | None = None
 _generation = 0
+_listeners: list[Callable[[], None]] = []
 
 
 def repository_root() -> Path | None:
@@ -34,7 +35,7 @@ def set_overlay(path: str, text: str) -> None:
     Nothing is written to the repository. A text that compiles to the same code as the shipped file counts as that
     file. Raises ValueError if `path` is not below `csrc/`.
     """
-    global _session, _generation
+    global _session
     parts = Path(path).parts
     if not parts or parts[0] != "csrc" or ".." in parts:
         raise ValueError(f"set_overlay: path: expected a file below csrc/, got {path!r}")
@@ -50,16 +51,16 @@ def set_overlay(path: str, text: str) -> None:
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(new)
-    _generation += 1
+    next_generation()
 
 
 def clear_overlays() -> None:
     """Forget every edit of this session; the shipped sources are used again."""
-    global _session, _generation
+    global _session
     if _session is not None:
         _session.cleanup()
         _session = None
-        _generation += 1
+        next_generation()
 
 
 def generation() -> int:
@@ -74,6 +75,13 @@ def next_generation() -> None:
     """Make everybody load their kernels anew."""
     global _generation
     _generation += 1
+    for listener in _listeners:
+        listener()
+
+
+def when_changed(listener: Callable[[], None]) -> None:
+    """Call `listener` whenever `generation` changes, for those who cannot ask on every call."""
+    _listeners.append(listener)
 
 
 def is_shipped(path: str) -> bool:

@@ -1,4 +1,4 @@
-# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:d898bec2c40e
+# Exported from notebooks/05_index.md by "minisgl book export"; edit it there. sha256:f07be1b2b53b
 
 """Embedding lookup: copy rows of a table, chosen by index."""
 
@@ -39,12 +39,13 @@ def indexing(
     Returns:
         `output`. It carries no gradient.
 
+    After an error nothing has been written.
+
     Raises:
         TypeError: an argument has a wrong type or dtype.
         ValueError: a shape, stride, device or range is wrong, or `output` overlaps another argument.
         IndexError: without a `vocab_range`, an index outside `[0, V)` on the CPU, or on a GPU with `MINISGL_DEBUG=1`.
             On a GPU without it such an index gives a row of zeros.
-        After an error nothing has been written.
 
     Source: `csrc/jit/index.cu`, after the kernel of the same name in Mini-SGLang.
     """

@@ -1,4 +1,4 @@
-# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:2607d6f75db2
+# Exported from notebooks/06_store.md by "minisgl book export"; edit it there. sha256:a0508d9e7831
 
 """KV-cache store: scatter the K and V rows of new tokens into their slots."""
 
@@ -50,13 +50,14 @@ def store_cache(
         v_scale: the same for V.
         page_size: slots per page.
 
+    After an error nothing has been written.
+
     Raises:
         TypeError: an argument has a wrong type or dtype.
         ValueError: a shape, stride, device or scale is wrong, the rows of the caches overlap, or another argument lies
             within the memory that a cache spans.
         IndexError: a slot outside the cache other than -1, on the CPU, or on a GPU with `MINISGL_DEBUG=1`. On a GPU
             without it such a token is skipped.
-        After an error nothing has been written.
 
     Source: `csrc/jit/store.cu`, after the kernel of the same name in Mini-SGLang.
     """

@@ -1,4 +1,4 @@
-# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:44075595b7f8
+# Exported from notebooks/01_python_to_cpp_and_back.md by "minisgl book export"; edit it there. sha256:a6aa0c47f348
 
 """Compile a kernel and load it: just in time, one library per list of template arguments, or ahead of time."""
 
@@ -12,7 +12,17 @@ from typing import Literal
 import torch
 import tvm_ffi
 
-from minisgl.compile import Target, build, cuda_target, host_target, load, microscope_target
+from minisgl.compile import (
+    Target,
+    ToolchainError,
+    build,
+    cuda_target,
+    host_target,
+    load,
+    microscope_target,
+    prebuilt,
+    sources,
+)
 
 TargetName = Literal["host", "cuda", "microscope"]
 
@@ -116,17 +126,24 @@ def load_aot(
     target: TargetName | None = None,
     arch: str | None = None,
 ) -> tvm_ffi.Module:
-    """Build a library that needs no template arguments from sources that export their own functions, and load it.
+    """Load a library that needs no template arguments, of sources that export their own functions.
 
-    `cpp_files` and `cuda_files` are relative to `csrc/src/`, or absolute. A library of `cpp_files` alone is compiled
-    by the C++ compiler. The other arguments and the errors are those of `load_jit`.
+    `cpp_files` and `cuda_files` are relative to `csrc/src/`, or absolute. A library of `cpp_files` alone is for the
+    CPU: the one that was built with the package is loaded if it is made of what these files hold now, else it is built
+    here, by the C++ compiler. The other arguments and the errors are those of `load_jit`.
     """
     files = _below("src", "load_aot", "cpp_files", cpp_files) + _below("src", "load_aot", "cuda_files", cuda_files)
     if not cuda_files:
         if target == "cuda":
             raise ValueError("load_aot: cuda_files: expected at least one for target 'cuda', got none")
-        target = "host"
-    return load(build(name, make_unit(files, ()), files, _target(target, arch)))
+        if library := prebuilt.find(name, files, sources.csrc_roots()):
+            return load(library)
+    try:
+        # Without kernels there is nothing for the microscope to see.
+        machine = _target(target, arch) if cuda_files else host_target(instrument=False)
+    except ToolchainError as error:
+        raise ToolchainError(f"load_aot: {name}: no library for its sources came with the package. {error}") from None
+    return load(build(name, make_unit(files, ()), files, machine))
 
 
 def make_unit(files: Sequence[Path], wrappers: Sequence[tuple[str, str]]) -> str:

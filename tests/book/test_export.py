@@ -109,6 +109,14 @@ def test_the_pair_is_what_jupytext_writes(book):
     assert done.stdout == book.read("notebooks/05_index.md")
 
 
+def test_empty_lines_at_the_end_of_the_markdown_are_dropped(book):
+    tidy = book.read("notebooks/05_index.md")
+    (book.root / "notebooks/05_index.md").write_text(tidy + "\n\n\n")
+    export(book.root, [])
+    assert book.read("notebooks/05_index.md") == tidy
+    assert check(book.root)[0] == []
+
+
 def test_notebooks_have_ids_by_position_and_no_outputs(book):
     cells = json.loads(book.read("notebooks/05_index.ipynb"))["cells"]
     assert [cell["id"] for cell in cells] == [f"05_index-{i:02d}" for i in range(len(cells))]

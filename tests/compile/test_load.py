@@ -1,12 +1,17 @@
 """`load_jit`, `load_aot` and their small helpers."""
 
+import importlib.metadata
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from minisgl.compile import CompileError
+from minisgl.compile import CompileError, ToolchainError, build, host_target, prebuilt, sources, targets
 from minisgl.kernel.utils import KernelConfig, load_aot, load_jit, make_cpp_args
 
 ADD = """
@@ -135,3 +140,112 @@ def test_kernel_config_as_template_arguments() -> None:
     assert make_cpp_args(*KernelConfig().template_args) == "0, 128, 1, false"
     config = KernelConfig(num_threads=64, max_occupancy=24, use_pdl=True, vectors_per_thread=4)
     assert make_cpp_args(*config.template_args) == "4, 64, 24, true"
+
+
+PREBUILT, FROM_SOURCE, EDITED = 1, 2, 3
+ANSWER = "#include <minisgl/ffi.h>\ninline int64_t answer() { return %d; }\nMINISGL_EXPORT(answer, answer);\n"
+
+
+class TestPrebuilt:
+    """A library that answers 1 lies there under the name for sources that answer 2: so one sees who answered."""
+
+    @pytest.fixture(autouse=True)
+    def csrc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        csrc, folder = tmp_path / "csrc", tmp_path / "prebuilt"
+        shutil.copytree(sources.csrc_roots()[-1], csrc)
+        files = {
+            "src/answer.cpp": '#include <minisgl/ffi.h>\n#include "answer.h"\n'
+            "int64_t exported() { return answer(); }\nMINISGL_EXPORT(answer, exported);\n",
+            "src/answer.h": "#pragma once\n#include <minisgl/answer.h>\ninline int64_t answer() { return kAnswer; }\n",
+            "include/minisgl/answer.h": "#pragma once\n#  include  <minisgl/ffi.h>\n"
+            f"inline constexpr int64_t kAnswer = {FROM_SOURCE};\n",
+            "include/minisgl/unrelated.h": "#pragma once\n",
+        }
+        for path, text in files.items():
+            (csrc / path).parent.mkdir(exist_ok=True)
+            (csrc / path).write_text(text)
+        folder.mkdir()
+        monkeypatch.delenv("MINISGL_SANITIZE", raising=False)
+        library = build("answer", ANSWER % PREBUILT, [], host_target())
+        shutil.copy(library, folder / prebuilt.file_name("answer", ["src/answer.cpp"], [csrc]))
+        monkeypatch.setattr(sources, "_PACKAGE", tmp_path / "minisgl")
+        monkeypatch.setattr(prebuilt, "_FOLDER", folder)
+        yield csrc
+        sources.clear_overlays()
+
+    @staticmethod
+    def answer() -> int:
+        return load_aot("answer", cpp_files=["answer.cpp"]).answer()
+
+    def test_it_is_taken_without_a_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CXX", raising=False)
+        assert self.answer() == PREBUILT
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [("src/answer.cpp", "answer()"), ("src/answer.h", "kAnswer"), ("include/minisgl/answer.h", str(FROM_SOURCE))],
+    )
+    def test_not_after_an_edit(self, csrc: Path, path: str, value: str) -> None:
+        original = (csrc / path).read_text()
+        (csrc / path).write_text(original.replace(f" {value};", f" {EDITED};"))
+        assert self.answer() == EDITED
+        (csrc / path).write_text(original)
+        assert self.answer() == PREBUILT
+
+    def test_other_headers_do_not_matter(self, csrc: Path) -> None:
+        (csrc / "include/minisgl/unrelated.h").write_text("#error\n")
+        assert self.answer() == PREBUILT
+
+    def test_a_sessions_edit_is_built_while_it_lasts(self) -> None:
+        sources.set_overlay("csrc/include/minisgl/unrelated.h", "// edited\nint x;\n")
+        assert self.answer() == PREBUILT
+        text = sources.find_source("include/minisgl/answer.h").read_text()
+        sources.set_overlay("csrc/include/minisgl/answer.h", text.replace(f"= {FROM_SOURCE}", f"= {EDITED}"))
+        assert self.answer() == EDITED
+        sources.clear_overlays()
+        assert self.answer() == PREBUILT
+
+    def test_a_sanitizer_has_a_build_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MINISGL_SANITIZE", "undefined")
+        assert self.answer() == FROM_SOURCE
+
+    def test_the_microscope_looks_at_kernels_only(self, csrc: Path) -> None:
+        (csrc / "src/answer.h").write_text(f"inline int64_t answer() {{ return {EDITED}; }}\n")
+        with targets.instrumented():
+            assert self.answer() == EDITED
+
+    def test_another_version_of_tvm_ffi(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.0.0")
+        assert self.answer() == FROM_SOURCE
+
+    def test_neither_a_library_nor_a_compiler(self, csrc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (csrc / "src/answer.h").write_text("#error\n")
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.delenv("CXX", raising=False)
+        with pytest.raises(ToolchainError) as caught:
+            self.answer()
+        assert str(caught.value) == (
+            "load_aot: answer: no library for its sources came with the package. "
+            "No C++ compiler found: install g++ (Debian and Ubuntu: apt install g++) or set CXX."
+        )
+
+    def test_a_source_that_is_not_there(self) -> None:
+        with pytest.raises(FileNotFoundError, match=r"src/missing\.cpp: no such source"):
+            load_aot("answer", cpp_files=["missing.cpp"])
+
+    def test_what_a_library_is_made_of(self, csrc: Path) -> None:
+        (csrc / "src/answer.h").write_text('#include "../src/answer.cpp"\n#include "nobody.h"\n#include <vector>\n')
+        (csrc / "src/answer.cpp").write_text(
+            "#if 0\n\t# include<minisgl/unrelated.h>\n#endif\n#include <src/answer.h>\n"
+        )
+        found = prebuilt.contents(["src/answer.cpp"], [csrc])
+        assert found.keys() == {"src/answer.cpp", "src/answer.h", "include/minisgl/unrelated.h"}
+
+    def test_the_builder_gets_the_loaders_name(self, csrc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["prebuilt.py", str(csrc), "answer", "src/answer.cpp"])
+            patch.setitem(sys.modules, "torch", None)  # the environment of a build has none
+            patch.setitem(sys.modules, "tvm_ffi", None)
+            runpy.run_path(prebuilt.__file__, run_name="__main__")
+        assert capsys.readouterr().out == prebuilt.file_name("answer", ["src/answer.cpp"], [csrc]) + "\n"

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:2f9522b95aff
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:7737f76fab88
 
 """A slider over the steps of a block: which threads run, wait or have ended, and what they touch."""
 
@@ -9,9 +9,9 @@ from minisgl.microscope.pictures import memory_strips, words
 from minisgl.microscope.pictures.entries import Entries, Entry, describe, height
 from minisgl.microscope.pictures.schedule import Step, schedule
 from minisgl.microscope.pictures.slider import Slider
-from minisgl.microscope.pictures.svg import WIDTH, Drawing
 from minisgl.microscope.pictures.thread_map import ThreadMap
 from minisgl.microscope.pictures.window import chosen_block, chosen_launch, chosen_range
+from minisgl.svg import WIDTH, Drawing
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import View

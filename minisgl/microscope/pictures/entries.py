@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:d75aeabf97b2
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:964d60d00c75
 
 """The different things that threads do in a schedule, each with a letter, a colour and a shape."""
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from minisgl.microscope.pictures import words
 from minisgl.microscope.pictures.schedule import Step
-from minisgl.microscope.pictures.svg import BLUE, GREEN, INK, ORANGE, PINK, WIDTH, Drawing
 from minisgl.microscope.pictures.window import SHARED
+from minisgl.svg import BLUE, GREEN, INK, ORANGE, PINK, WIDTH, Drawing
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import View

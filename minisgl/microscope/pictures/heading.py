@@ -1,11 +1,11 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:ef4b4e6b7f1a
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:ddffa3575168
 
 """The head of a picture of one instruction."""
 
 from typing import TYPE_CHECKING
 
 from minisgl.microscope.pictures import words
-from minisgl.microscope.pictures.svg import WIDTH, Drawing
+from minisgl.svg import WIDTH, Drawing
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import Instruction

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:29cda3b6aa54
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:24125614bc0a
 
 """A picture of a warp's lanes by the 32-byte sectors of memory that they touch."""
 
@@ -10,7 +10,6 @@ import numpy as np
 from minisgl.microscope.pictures import words
 from minisgl.microscope.pictures.entries import COLOURS
 from minisgl.microscope.pictures.heading import heading
-from minisgl.microscope.pictures.svg import INK, WIDTH, Drawing, Picture, number, text_width
 from minisgl.microscope.pictures.window import (
     GLOBAL,
     MOST_REQUESTS,
@@ -22,6 +21,7 @@ from minisgl.microscope.pictures.window import (
     pieces,
 )
 from minisgl.microscope.records import SECTOR_BYTES
+from minisgl.svg import INK, WIDTH, Drawing, Picture, number, text_width
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import Figure, Instruction, View

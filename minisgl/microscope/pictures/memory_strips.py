@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f4904a466e0d
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:f34b50b9da6e
 
 """Strips of memory: what a block touches of each tensor and shared array, and what of it in one step."""
 
@@ -10,9 +10,9 @@ import numpy as np
 from minisgl.microscope.pictures import words
 from minisgl.microscope.pictures.entries import COLOURS, Entries
 from minisgl.microscope.pictures.schedule import Step
-from minisgl.microscope.pictures.svg import INK, WIDTH, Drawing, number
 from minisgl.microscope.pictures.window import GLOBAL, pieces
 from minisgl.microscope.records import SECTOR_BYTES
+from minisgl.svg import INK, WIDTH, Drawing, number
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import Memory, View

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:765970a75f43
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:330211f117c3
 
 """A picture of a warp's lanes by the 32 banks of shared memory, with the conflicts marked."""
 
@@ -10,7 +10,6 @@ import numpy as np
 from minisgl.microscope.pictures import words
 from minisgl.microscope.pictures.entries import COLOURS
 from minisgl.microscope.pictures.heading import heading
-from minisgl.microscope.pictures.svg import INK, RED, WIDTH, Drawing, Picture
 from minisgl.microscope.pictures.window import (
     MOST_REQUESTS,
     SHARED,
@@ -21,6 +20,7 @@ from minisgl.microscope.pictures.window import (
     chosen_requests,
     pieces,
 )
+from minisgl.svg import INK, RED, WIDTH, Drawing, Picture
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import Figure, Instruction, View

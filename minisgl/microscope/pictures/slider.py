@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:7b98961ecf35
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:a8c8fe5a0281
 
 """A picture of several frames with a slider, for a notebook or a page."""
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from minisgl.microscope.pictures.svg import Picture, wide_enough, write
+from minisgl.svg import Picture, wide_enough, write
 
 # Every slider that has none yet gets its handlers: a notebook runs the script once per output.
 _SCRIPT = """

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:d924362d4069
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:193ace4a45fd
 
 """A map of a block's threads: a row for each warp, a cell for each lane, and in it what the lane is up to."""
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from minisgl.microscope.pictures import words
 from minisgl.microscope.pictures.entries import COLOURS, Entries
 from minisgl.microscope.pictures.schedule import Schedule, Step
-from minisgl.microscope.pictures.svg import INK, RED, WIDTH, Drawing
 from minisgl.microscope.pictures.window import WARP_SIZE
+from minisgl.svg import INK, RED, WIDTH, Drawing
 
 _LEFT, _CELL, _PITCH = 64, 11, 13
 _LEGEND = 494

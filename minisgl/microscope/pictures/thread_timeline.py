@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:661e23a2f8c4
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:c758d26be957
 
 """A picture of threads' lives: what each does, one step after the other, and where it waits."""
 
@@ -11,8 +11,8 @@ import numpy as np
 from minisgl.microscope.pictures import words
 from minisgl.microscope.pictures.entries import SIZE, Entries, Entry, legend, mark
 from minisgl.microscope.pictures.schedule import Schedule, schedule
-from minisgl.microscope.pictures.svg import INK, RED, WIDTH, Drawing, Picture, number
 from minisgl.microscope.pictures.window import chosen_block, chosen_launch, chosen_range
+from minisgl.svg import INK, RED, WIDTH, Drawing, Picture, number
 
 if TYPE_CHECKING:
     from minisgl.microscope.records import View

@@ -1,4 +1,4 @@
-# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:ceef823f8225
+# Exported from notebooks/12_the_microscope.md by "minisgl book export"; edit it there. sha256:1b8d1a2ce9e1
 
 """Draw SVG by hand: pictures that read on light and dark pages, the same bytes on every run."""
 
@@ -56,14 +56,19 @@ def write(path: str | Path, suffix: str, text: str) -> None:
 
 
 class Drawing:
-    """A picture in the making. `y` is where the next thing below goes; whoever draws moves it on."""
+    """A picture in the making. `y` is where the next thing below goes; whoever draws moves it on.
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    Args:
+        title: what the picture shows.
+        description: more about it, for screen readers.
+    """
+
+    def __init__(self, title: str, description: str = "") -> None:
+        self.title, self.description = title, description
         self.y = 0.0
         self._parts: list[str] = []
 
-    def add(self, tag: str, content: str = "", **attributes: str | float) -> None:
+    def add(self, tag: str, content: str = "", /, **attributes: str | float) -> None:
         """Add an element; `stroke_width=2` is written `stroke-width="2"`, and `content` as it is."""
         written = "".join(f' {name.replace("_", "-")}="{_value(value)}"' for name, value in attributes.items())
         self._parts.append(f"<{tag}{written}>{content}</{tag}>" if content else f"<{tag}{written}/>")
@@ -82,10 +87,13 @@ class Drawing:
         fill: str = INK,
         width: float = 0,
     ) -> None:
-        """Write a line whose baseline is at `y`, cut with an ellipsis if it would grow wider than `width`."""
+        """Write a line whose baseline is at `y`, cut with an ellipsis if it would grow wider than `width`.
+
+        Mono is for code and the like: all its spaces are kept.
+        """
         attributes: dict[str, str | float] = {"x": x, "y": y, "font_size": size, "fill": fill}
         if mono:
-            attributes["font_family"] = _MONO
+            attributes |= {"font_family": _MONO, "style": "white-space:pre"}
         if bold:
             attributes["font_weight"] = 600
         if faint:
@@ -135,11 +143,13 @@ class Drawing:
     def svg(self) -> str:
         """Return the picture so far, as high as `y`."""
         size = f"{WIDTH} {_value(self.y)}"
+        words = f"<title>{escape(self.title, quote=False)}</title>"
+        if self.description:
+            words += f"<desc>{escape(self.description, quote=False)}</desc>"
         # As wide as its place, up to 800 pixels: an image without a height of its own keeps the view box's proportions.
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" width="100%" role="img" '
-            f'font-family="{_SANS}" style="max-width:800px"><title>{escape(self.title, quote=False)}</title>'
-            f"<style>{_STYLE}</style>{''.join(self._parts)}</svg>"
+            f'font-family="{_SANS}" style="max-width:800px">{words}<style>{_STYLE}</style>{"".join(self._parts)}</svg>'
         )
 
     def picture(self) -> Picture:
