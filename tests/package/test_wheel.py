@@ -120,7 +120,11 @@ def test_what_is_in_the_sdist(built: Path) -> None:
     for path in ("CMakeLists.txt", "Makefile", "csrc/src/radix.cpp", "notebooks/13_kernels_become_a_package.md"):
         assert path in names
     assert "tests/package/test_wheel.py" in names
-    assert not [name for name in names if name.startswith((".", "build/", "site/", "docs/chapters")) or ".pyc" in name]
+    assert not [
+        name
+        for name in names
+        if name.startswith((".git", ".venv", "build/", "site/", "docs/chapters")) or ".pyc" in name
+    ]
 
 
 def test_ccache_is_used_where_it_is(built: Path) -> None:

@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:40309b8bc48b
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:8cedc79098f5
 
 #pragma once
 
@@ -175,7 +175,7 @@ class RadixTree {
 
   uint64_t hash_of(const RadixNode* parent, TokenView tokens) const {
     const auto mix = [this](uint64_t hash, uint64_t number) {
-      __extension__ using Product = unsigned __int128;
+      using Product = unsigned __int128;
       const auto product = Product{hash ^ number ^ hash_key_} * 0x9E3779B97F4A7C15;  // 2^64 / golden ratio
       return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
     };
@@ -351,7 +351,7 @@ class RadixTree {
 
   const int64_t page_size_;
   /// Other in every tree: nobody can know token ids that all fall into one bucket.
-  const uint64_t hash_key_ = std::random_device()() * uint64_t{0x100000001} + reinterpret_cast<uintptr_t>(this);
+  const uint64_t hash_key_ = std::random_device{}() * uint64_t{0x100000001} + reinterpret_cast<uintptr_t>(this);
   mutable std::mutex mutex_;
   RadixNodePool pool_;
   ChildTable children_;
