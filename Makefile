@@ -55,7 +55,7 @@ lab: setup
 NCCL := build/nccl/cu12/installed
 nccl: $(NCCL)
 $(NCCL): constraints.txt | setup
-	$(BIN)/python -m pip install --quiet --no-deps --target $(dir $@) -c constraints.txt nvidia-nccl-cu12
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(dir $@) -c constraints.txt nvidia-nccl-cu12
 	@touch $@
 
 # Two workers with two threads each would get in each other's way.

@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:10371676b24c
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:81f756d5c911
 
 """Messages between the processes of a tensor-parallel engine."""
 
@@ -38,6 +38,8 @@ def init_communicator(
         raise ValueError(f"init_communicator: max_size_bytes: expected at least 0, got {max_size_bytes}")
     if where.type == "cpu":
         return GlooCommunicator(group, timeout)
+    if not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(f"init_communicator: group: expected one that this process is in, got {group!r}")
     return init_pynccl(
         tp_rank=group.rank(),
         tp_size=group.size(),

@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:de3d8a81f425
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:d557f77e61c9
 
 """A communicator for CPU tensors over gloo, so that tensor-parallel code runs on a laptop."""
 
@@ -56,8 +56,8 @@ class GlooCommunicator:
     def __init__(self, group: dist.ProcessGroup, timeout: float = 600.0) -> None:
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(f"init_communicator: group: expected one that this process is in, got {group!r}")
-        if not timeout > 0:
-            raise ValueError(f"init_communicator: timeout: expected seconds above 0, got {timeout}")
+        if not 0 < timeout <= 1e9:
+            raise ValueError(f"init_communicator: timeout: expected seconds above 0, at most 1e9, got {timeout}")
         store, counter = group.get_group_store(), f"minisgl/{group.rank()}"
         number = store.add(counter, 0)  # of communicators that this rank has made: every rank has made as many
         self._start(dist.PrefixStore(f"minisgl/{number}", store), group.rank(), group.size(), timeout)

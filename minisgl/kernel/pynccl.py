@@ -1,4 +1,4 @@
-# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:eb009e526834
+# Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:7d52866c29e5
 
 """NCCL for tensor parallelism: a communicator in C++, over whichever NCCL the machine has."""
 
@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import datetime
 import functools
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ class PyNCCLCommunicator:
 
     Every operation is put on the current stream of the communicator's device and may be captured in a CUDA graph. A
     thread watches it: if it has not ended after `timeout` seconds (or only in the last tenth of them), or NCCL reports
-    an error, it is aborted, and the next call raises RuntimeError with the rank, the operation and the reason.
+    an error, it is aborted, and the next call raises RuntimeError with the rank, the operation and the reason. What a
+    graph runs has no deadline; NCCL's own errors are noticed there too.
 
     A message of `all_reduce` that fits into the buffer of `max_size_bytes` goes through it; use `get_buffer` to save
-    the copies in and out. Other messages go directly. Several streams may use it in turn. But a CUDA graph does not
-    know of other users: do not run it beside another graph or stream that goes through the same buffer.
+    the copies in and out. Other messages, and those in a group, go directly. Several streams may use it in turn. But a
+    CUDA graph does not know of other users: do not run it beside another graph or stream that goes through the same
+    buffer.
 
     An aborted operation leaves the GPU free again, except for one through a registered buffer: NCCL's kernels for these
     (2.28) do not notice an abort, so the call raises in time, but waiting for the GPU would take for ever.
@@ -203,7 +206,7 @@ def init_pynccl(
         unique_id = bytes(module.new_unique_id(library)) if tp_rank == 0 else b""
     except Exception as error:  # the other ranks are told before it is raised
         problem = error
-    mine = _Facts(unique_id, max_size_bytes, str(problem) if problem else "")
+    mine = _Facts(unique_id, max_size_bytes, timeout, str(problem) if problem else "")
     facts = _meet(mine, tp_rank, tp_size, tp_cpu_group, timeout)
     if problem:
         raise problem
@@ -220,12 +223,15 @@ class _Facts:
 
     unique_id: bytes
     max_size_bytes: int
+    timeout: float
     problem: str
 
 
 def _check_arguments(
     rank: int, size: int, group: torch.distributed.ProcessGroup, max_size_bytes: int, timeout: float
 ) -> None:
+    if not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(f"init_pynccl: tp_cpu_group: expected a group that this process is in, got {group!r}")
     if (rank, size) != (group.rank(), group.size()):
         raise ValueError(
             f"init_pynccl: tp_rank, tp_size: expected those of tp_cpu_group, {group.rank()} and {group.size()}, "
@@ -233,14 +239,16 @@ def _check_arguments(
         )
     if max_size_bytes < 0:
         raise ValueError(f"init_pynccl: max_size_bytes: expected at least 0, got {max_size_bytes}")
-    if not timeout > 0:
-        raise ValueError(f"init_pynccl: timeout: expected seconds above 0, got {timeout}")
+    if not 0 < timeout <= 1e9:
+        raise ValueError(f"init_pynccl: timeout: expected seconds above 0, at most 1e9, got {timeout}")
 
 
 def _device(device: torch.device | str | None) -> torch.device:
     where = torch.device("cuda") if device is None else torch.device(device)
     if where.type not in ("cuda", "cpu"):
         raise ValueError(f"init_pynccl: device: expected a GPU or 'cpu', got '{where}'")
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("init_pynccl: device: expected a GPU, and there is none here")
     if where.type == "cuda" and where.index is None:
         where = torch.device("cuda", torch.cuda.current_device())
     return where
@@ -266,17 +274,31 @@ def _check_facts(facts: list[_Facts], rank: int) -> None:
     for other, fact in enumerate(facts):
         if fact.problem:
             raise RuntimeError(f"rank {rank} of {len(facts)}: init_pynccl: rank {other} has failed: {fact.problem}")
-        if fact.max_size_bytes != facts[0].max_size_bytes:
-            raise ValueError(
-                f"init_pynccl: max_size_bytes: expected the same on all ranks, got {facts[0].max_size_bytes} on rank 0 "
-                f"and {fact.max_size_bytes} on rank {other}"
-            )
+        for name in ("max_size_bytes", "timeout"):
+            first, its = getattr(facts[0], name), getattr(fact, name)
+            if first != its:
+                raise ValueError(
+                    f"init_pynccl: {name}: expected the same on all ranks, got {first} on rank 0 "
+                    f"and {its} on rank {other}"
+                )
 
 
 def _op(function: str, op: str) -> int:
     if op not in _OPS:
         raise ValueError(f"{function}: op: expected one of {', '.join(_OPS)}, got {op!r}")
     return _OPS[op]
+
+
+_inherited: list[PyNCCLCommunicator] = []
+
+
+def _leave_to_the_parent() -> None:
+    """A forked child has no watchdog: its copies of communicators are neither abandoned nor destroyed."""
+    _inherited.extend(_open)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 @atexit.register

@@ -129,8 +129,8 @@ def refuse_to_connect(world: World) -> None:
         ({"tp_size": 3}, r"init_pynccl: tp_rank, tp_size: expected those of tp_cpu_group, \d and 2, got \d and 3"),
         ({"tp_rank": 1 - world.rank}, r"init_pynccl: tp_rank, tp_size: expected those of tp_cpu_group, \d and 2, got"),
         ({"max_size_bytes": -1}, "init_pynccl: max_size_bytes: expected at least 0, got -1"),
-        ({"timeout": 0}, "init_pynccl: timeout: expected seconds above 0, got 0"),
-        ({"timeout": float("nan")}, "init_pynccl: timeout: expected seconds above 0, got nan"),
+        ({"timeout": 0}, "init_pynccl: timeout: expected seconds above 0, at most 1e9, got 0"),
+        ({"timeout": float("nan")}, "init_pynccl: timeout: expected seconds above 0, at most 1e9, got nan"),
         ({"device": "meta"}, "init_pynccl: device: expected a GPU or 'cpu', got 'meta'"),
         (
             {"max_size_bytes": 8 * world.rank},

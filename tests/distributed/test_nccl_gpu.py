@@ -40,7 +40,10 @@ def why_not() -> str:
     if gpus >= RANKS:
         return ""
     version = ctypes.c_int()
-    ctypes.CDLL(find_nccl_library()).ncclGetVersion(ctypes.byref(version))
+    try:
+        ctypes.CDLL(find_nccl_library()).ncclGetVersion(ctypes.byref(version))
+    except (OSError, RuntimeError) as error:
+        return f"no NCCL here: {error}"
     if version.value < 23000:
         return f"{RANKS} ranks on {gpus} GPU need NCCL 2.30, here is {version.value}"
     if os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") != "1":

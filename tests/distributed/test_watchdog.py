@@ -18,7 +18,7 @@ def run(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
     # `make sanitize` preloads a library that is for Python alone.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     environment["TSAN_OPTIONS"] = "halt_on_error=1"
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 
 def run_sanitized(folder: Path, sanitizer: str, header: str | None = None) -> subprocess.CompletedProcess[str]:

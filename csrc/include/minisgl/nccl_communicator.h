@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:d9c303d9d092
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:c67a360b8b4d
 
 #pragma once
 
@@ -62,8 +62,8 @@ struct NcclBuffer {
   std::shared_ptr<void> data;
   int64_t bytes = 0;
   nccl::Window window = nullptr;
-  cudaEvent_t last_use = nullptr;    ///< behind the last operation that went through it
-  std::optional<cudaStream_t> user;  ///< the stream of that operation
+  cudaEvent_t last_use = nullptr;  ///< behind the last operation that went through it
+  bool is_used = false;
 
   bool holds(const void* address) const {
     const auto offset = reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(data.get());
@@ -157,7 +157,8 @@ class NcclCommunicator {
     const auto type = reducible("tensor", tensor);
     const bool is_alone = !in_group();  // a group starts after the last call in it: too late to copy into the buffer
     run("all_reduce", message.bytes, [=, this, count = tensor.num_elements()](cudaStream_t stream) {
-      const bool through_buffer = is_alone && message.bytes <= buffer_.bytes && !buffer_.holds(message.data);
+      const bool through_buffer =
+          is_alone && buffer_.window && message.bytes <= buffer_.bytes && !buffer_.holds(message.data);
       if (!through_buffer) return api_.AllReduce(message.data, message.data, count, type, op, comm_, stream);
       auto* const buffer = buffer_.data.get();
       wait_for_buffer(stream);
@@ -255,12 +256,13 @@ class NcclCommunicator {
   void close() {
     const Turn turn(mutex_);
     if (is_closed_.exchange(true)) return;
-    const auto buffer = take_buffer();
-    if (watchdog_->has_thrown()) return;
+    const auto release = [this] { release_buffer(); };
+    const AtEnd at_end{release};
+    if (watchdog_->has_thrown()) return static_cast<void>(watchdog_->fail("closed"));
     watchdog_->wait_until_idle();
     const DeviceGuard device_guard(device());
     watchdog_->call("close", [&] {
-      if (buffer.window) check_nccl(api_, api_.CommWindowDeregister(comm_, buffer.window));
+      if (buffer_.window) check_nccl(api_, api_.CommWindowDeregister(comm_, buffer_.window));
       check_nccl(api_, api_.CommFinalize(comm_));
     });
     if (watchdog_->stop()) check_nccl(api_, api_.CommDestroy(comm_));
@@ -268,12 +270,10 @@ class NcclCommunicator {
 
   /// Leave without the other ranks, which may be gone.
   void abandon() {
-    const bool was_healthy = watchdog_->fail("abandoned");  // whoever is blocked inside NCCL holds the mutex
-    const std::lock_guard guard(mutex_);
+    watchdog_->fail("abandoned");  // whoever is blocked inside NCCL holds the mutex
+    const std::unique_lock lock(mutex_, kTimeToLeave);
     is_closed_ = true;
-    const auto buffer = take_buffer();
-    // A kernel that waits for other ranks inside the window notices no abort, and freeing would wait for the kernel.
-    if (!was_healthy && buffer.window) static_cast<void>(new std::shared_ptr<void>(buffer.data));
+    if (lock) release_buffer();  // else somebody is stuck inside NCCL: what it uses stays until the process ends
   }
 
   /// The same at the end of the interpreter. From then on no other thread comes back from a call: Python, which would
@@ -285,12 +285,20 @@ class NcclCommunicator {
 
  private:
   static constexpr int kNoColor = -1;
-  static constexpr std::chrono::seconds kTimeToAbort{10};
+  static constexpr std::chrono::seconds kTimeToAbort{10}, kTimeToLeave{1};
+
+  template <class Function>
+  struct AtEnd {
+    Function function;
+    ~AtEnd() { function(); }
+  };
+  template <class Function>
+  AtEnd(Function) -> AtEnd<Function>;
 
   /// Held by a thread that puts an operation on the stream.
   class Turn {
    public:
-    explicit Turn(std::mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
+    explicit Turn(std::timed_mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
     ~Turn() {
       mutex_.unlock();
       const auto exit_thread = exit_thread_.load();
@@ -302,7 +310,7 @@ class NcclCommunicator {
     Turn& operator=(const Turn&) = delete;
 
    private:
-    std::mutex& mutex_;
+    std::timed_mutex& mutex_;
   };
 
   struct Call {
@@ -320,17 +328,21 @@ class NcclCommunicator {
     };
     const std::chrono::duration<double> timeout(options.timeout_seconds);
     // NCCL itself may wait for a kernel that notices no abort.
-    const auto abort = [api, comm] {
-      returns_within(kTimeToAbort, [=] { static_cast<void>(api.CommAbort(comm)); }, [] {});
+    const auto abort = [api, comm, options] {
+      const auto abort = [=] {
+        static_cast<void>(cudaSetDevice(options.device));
+        static_cast<void>(api.CommAbort(comm));
+      };
+      returns_within(kTimeToAbort, abort, [] {});
     };
-    watchdog_.emplace(rank_text(rank_, size_), timeout, find_error, abort);
+    watchdog_.emplace(rank_text(rank_, size_), options.device, timeout, find_error, abort);
   }
 
   void allocate_buffer() {
     const DeviceGuard guard(device());
     watchdog_->call("init", [&] {
       void* data = nullptr;
-      // Without a window it still takes messages, only not faster. NCCL 2.28 refuses to use the window of a single rank.
+      // Without a window it is ordinary memory, and messages go directly. NCCL 2.28 refuses the window of a single rank.
       if (!api_.has_windows() || size_ == 1) {
         check_cuda(cudaMalloc(&data, options_.buffer_bytes), "cudaMalloc");
         buffer_.data = {data, [](void* memory) { static_cast<void>(cudaFree(memory)); }};
@@ -345,21 +357,24 @@ class NcclCommunicator {
     buffer_.bytes = options_.buffer_bytes;
   }
 
-  NcclBuffer take_buffer() {
-    if (buffer_.last_use) static_cast<void>(cudaEventDestroy(std::exchange(buffer_.last_use, nullptr)));
-    return std::exchange(buffer_, {});
+  /// A kernel that waits for other ranks inside the window notices no abort, and freeing would wait for the kernel: then
+  /// the memory stays until the process ends.
+  void release_buffer() {
+    const auto buffer = std::exchange(buffer_, {});
+    if (buffer.last_use) static_cast<void>(cudaEventDestroy(buffer.last_use));
+    if (buffer.window && !watchdog_->is_idle()) static_cast<void>(new std::shared_ptr<void>(buffer.data));
   }
 
   /// Two streams must not be in the buffer at once. What a graph does with it is known only when the graph runs.
   void wait_for_buffer(cudaStream_t stream) {
-    if (!buffer_.user || *buffer_.user == stream || is_capturing(stream)) return;
+    if (!buffer_.is_used || is_capturing(stream)) return;
     check_cuda(cudaStreamWaitEvent(stream, buffer_.last_use, 0), "cudaStreamWaitEvent");
   }
 
   void leave_buffer(cudaStream_t stream) {
     if (is_capturing(stream)) return;
     check_cuda(cudaEventRecord(buffer_.last_use, stream), "cudaEventRecord");
-    buffer_.user = stream;
+    buffer_.is_used = true;
   }
 
   /// `enqueue` returns NCCL's answer. It is kept if this thread has a group open, so it must own what it needs.
@@ -485,7 +500,7 @@ class NcclCommunicator {
   const int size_;
   const Options options_;
   NcclBuffer buffer_;
-  std::mutex mutex_;
+  std::timed_mutex mutex_;
   std::atomic<bool> is_closed_ = false;
   std::atomic<std::thread::id> group_thread_{};
   std::vector<Call> group_;

@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:5b1c56607bb5
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:d7b6f32a97e7
 
 #pragma once
 
@@ -39,9 +39,10 @@ class Watchdog {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Watchdog(std::string owner, std::chrono::duration<double> timeout, std::function<std::string()> find_error,
-           std::function<void()> abort)
+  Watchdog(std::string owner, int device, std::chrono::duration<double> timeout,
+           std::function<std::string()> find_error, std::function<void()> abort)
       : owner_(std::move(owner)),
+        device_(device),
         timeout_(timeout),
         find_error_(std::move(find_error)),
         abort_(std::move(abort)),
@@ -77,6 +78,12 @@ class Watchdog {
   void check() {
     const std::lock_guard guard(mutex_);
     throw_failure();
+  }
+
+  bool is_idle() {
+    const std::lock_guard guard(mutex_);
+    forget_finished();
+    return running_.empty();
   }
 
   /// Wait until nothing runs. Throws if something fails before.
@@ -166,16 +173,19 @@ class Watchdog {
   }
 
   void watch() {
+    static_cast<void>(cudaSetDevice(device_));  // else what it asks would wake up device 0 as well
     // A capture in another thread does not mind what this one asks.
     auto mode = cudaStreamCaptureModeRelaxed;
     static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode));
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, kPeriod, [this] { return is_stopping_ || !failure_.empty(); })) {
       forget_finished();
-      if (running_.empty()) continue;
-      const auto& oldest = running_.front();
-      if (const auto error = find_error_(); !error.empty()) set_failure(oldest.name + (": " + error));
-      if (Clock::now() > oldest.deadline) set_failure(oldest.name + (": " + late(timeout_.count())));
+      // What a CUDA graph runs is in no list, but its errors are found.
+      const std::string name = running_.empty() ? "NCCL" : running_.front().name;
+      if (const auto error = find_error_(); !error.empty()) set_failure(name + ": " + error);
+      if (!running_.empty() && Clock::now() > running_.front().deadline) {
+        set_failure(name + ": " + late(timeout_.count()));
+      }
     }
     if (!failure_.empty()) {
       // A call that is not blocked gets the time to leave: the abort frees what it uses.
@@ -204,9 +214,11 @@ class Watchdog {
   /// What ends in the last tenth of its time may have ended because another rank, a little earlier, gave it up: then
   /// its result is garbage.
   void forget_finished() {
-    while (!running_.empty() && running_.front().is_enqueued &&
-           cudaEventQuery(running_.front().done) != cudaErrorNotReady) {
+    while (!running_.empty() && running_.front().is_enqueued) {
       const auto& oldest = running_.front();
+      const auto status = cudaEventQuery(oldest.done);
+      if (status == cudaErrorNotReady) break;
+      if (status != cudaSuccess) set_failure(oldest.name + (": " + std::string(cudaGetErrorString(status))));
       if (Clock::now() > oldest.deadline - std::chrono::duration_cast<Clock::duration>(timeout_ / 10)) {
         set_failure(oldest.name + std::string(": ended when other ranks may have given it up"));
       }
@@ -217,6 +229,7 @@ class Watchdog {
   }
 
   const std::string owner_;
+  const int device_;
   const std::chrono::duration<double> timeout_;
   const std::function<std::string()> find_error_;
   const std::function<void()> abort_;
