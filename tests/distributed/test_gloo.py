@@ -341,7 +341,12 @@ def test_init_communicator_refuses_what_no_communicator_can_be_made_of() -> None
         "ValueError: init_communicator: device: expected cpu or cuda, got meta": (group, "meta"),
         "ValueError: init_communicator: max_size_bytes: expected at least 0, got -1": (group, "cpu", -1),
         "ValueError: init_communicator: timeout: expected seconds above 0, at most 1e9, got 0": (group, "cpu", 0, 0),
-        "ValueError: init_communicator: timeout: expected seconds above 0, at most 1e9, got nan": (group, "cpu", 0, math.nan),
+        "ValueError: init_communicator: timeout: expected seconds above 0, at most 1e9, got nan": (
+            group,
+            "cpu",
+            0,
+            math.nan,
+        ),
         "TypeError: init_communicator: group: expected one that this process is in, got None": (None, "cpu"),
     }.items():
         assert error_of(init, *arguments) == message

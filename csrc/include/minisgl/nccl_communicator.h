@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:c67a360b8b4d
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ff930edb3c7e
 
 #pragma once
 
@@ -256,16 +256,13 @@ class NcclCommunicator {
   void close() {
     const Turn turn(mutex_);
     if (is_closed_.exchange(true)) return;
-    const auto release = [this] { release_buffer(); };
-    const AtEnd at_end{release};
-    if (watchdog_->has_thrown()) return static_cast<void>(watchdog_->fail("closed"));
-    watchdog_->wait_until_idle();
-    const DeviceGuard device_guard(device());
-    watchdog_->call("close", [&] {
-      if (buffer_.window) check_nccl(api_, api_.CommWindowDeregister(comm_, buffer_.window));
-      check_nccl(api_, api_.CommFinalize(comm_));
-    });
-    if (watchdog_->stop()) check_nccl(api_, api_.CommDestroy(comm_));
+    try {
+      finalize();
+    } catch (...) {
+      release_buffer();
+      throw;
+    }
+    release_buffer();
   }
 
   /// Leave without the other ranks, which may be gone.
@@ -286,14 +283,6 @@ class NcclCommunicator {
  private:
   static constexpr int kNoColor = -1;
   static constexpr std::chrono::seconds kTimeToAbort{10}, kTimeToLeave{1};
-
-  template <class Function>
-  struct AtEnd {
-    Function function;
-    ~AtEnd() { function(); }
-  };
-  template <class Function>
-  AtEnd(Function) -> AtEnd<Function>;
 
   /// Held by a thread that puts an operation on the stream.
   class Turn {
@@ -355,6 +344,17 @@ class NcclCommunicator {
     });
     buffer_.last_use = new_event();
     buffer_.bytes = options_.buffer_bytes;
+  }
+
+  void finalize() {
+    if (watchdog_->has_thrown()) return static_cast<void>(watchdog_->fail("closed"));  // whose abort may still run
+    watchdog_->wait_until_idle();
+    const DeviceGuard device_guard(device());
+    watchdog_->call("close", [&] {
+      if (buffer_.window) check_nccl(api_, api_.CommWindowDeregister(comm_, buffer_.window));
+      check_nccl(api_, api_.CommFinalize(comm_));
+    });
+    if (watchdog_->stop()) check_nccl(api_, api_.CommDestroy(comm_));
   }
 
   /// A kernel that waits for other ranks inside the window notices no abort, and freeing would wait for the kernel: then
