@@ -21,7 +21,7 @@ _ := $(shell mkdir -p $(IPYTHONDIR) $(MPLCONFIGDIR) $(TMPDIR))
 # All other Python is exported from the chapters, and the export formats it.
 HAND_WRITTEN := minisgl/book minisgl/cli.py tests benchmarks
 
-.PHONY: help setup book lab test sanitize lint format bench clean
+.PHONY: help setup book lab nccl test sanitize lint format bench clean
 
 help:
 	@echo "make book      run every chapter on this machine and build the site (site/index.html)"
@@ -51,9 +51,16 @@ lab: setup
 	jupytext-config set-default-viewer markdown # a link to a chapter's .md opens it as a notebook
 	jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/00_how_this_book_works.ipynb
 
+# NVIDIA's own NCCL, to hold our declarations against. Not in the environment, where it might stand beside PyTorch's.
+NCCL := build/nccl/cu12/installed
+nccl: $(NCCL)
+$(NCCL): constraints.txt | setup
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(dir $@) -c constraints.txt nvidia-nccl-cu12
+	@touch $@
+
 # Two workers with two threads each would get in each other's way.
 test: export OMP_NUM_THREADS := 1
-test: setup
+test: setup $(NCCL)
 	pytest -n auto --dist worksteal --nbmake notebooks tests
 
 # A sanitizer's library, and that of C++, must be there before Python. Python itself frees little at its end.
@@ -62,7 +69,8 @@ sanitize: export ASAN_OPTIONS := detect_leaks=0
 sanitize: SANITIZER_LIBRARIES = $(foreach name,libasan.so libstdc++.so,$(shell g++ -print-file-name=$(name)))
 sanitize: setup
 	MINISGL_SANITIZE=address,undefined LD_PRELOAD="$(SANITIZER_LIBRARIES)" \
-		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" tests/kernel tests/kvcache tests/host
+		pytest -n auto --dist worksteal -m "not gpu" -k "not nvcc and not compiles and not microscope" \
+		tests/kernel tests/kvcache tests/host $(patsubst %,tests/distributed/test_nccl_%.py,operations arguments failures lifetime)
 
 lint: setup
 	ruff check .

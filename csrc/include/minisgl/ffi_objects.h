@@ -1,4 +1,4 @@
-// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:1a4e54e704f6
+// Exported from notebooks/07_radix.md by "minisgl book export"; edit it there. sha256:5efff972b980
 
 #pragma once
 
@@ -43,15 +43,23 @@ struct Argument<T*> {
   }
 };
 
-template <>
-struct Argument<tvm::ffi::String> {
-  static constexpr const char* kName = "a str";
+/// Types of TVM-FFI's own.
+template <class T>
+struct ValueArgument {
   static bool matches(const TVMFFIAny& any) {
-    return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).try_cast<tvm::ffi::String>().has_value();
+    return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).try_cast<T>().has_value();
   }
-  static tvm::ffi::String get(const TVMFFIAny& any) {
-    return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).cast<tvm::ffi::String>();
-  }
+  static T get(const TVMFFIAny& any) { return tvm::ffi::AnyView::CopyFromTVMFFIAny(any).cast<T>(); }
+};
+
+template <>
+struct Argument<tvm::ffi::String> : ValueArgument<tvm::ffi::String> {
+  static constexpr const char* kName = "a str";
+};
+
+template <>
+struct Argument<tvm::ffi::Bytes> : ValueArgument<tvm::ffi::Bytes> {
+  static constexpr const char* kName = "bytes";
 };
 
 /// Whether `T` has been described to TVM-FFI: a second build of a library in one process finds its types there.
