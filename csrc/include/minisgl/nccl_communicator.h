@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:ff930edb3c7e
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:df3873e36ab1
 
 #pragma once
 
@@ -347,7 +347,7 @@ class NcclCommunicator {
   }
 
   void finalize() {
-    if (watchdog_->has_thrown()) return static_cast<void>(watchdog_->fail("closed"));  // whose abort may still run
+    if (watchdog_->has_thrown()) return watchdog_->fail("closed");  // whose abort may still run
     watchdog_->wait_until_idle();
     const DeviceGuard device_guard(device());
     watchdog_->call("close", [&] {

@@ -1,4 +1,4 @@
-// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:d7b6f32a97e7
+// Exported from notebooks/08_nccl.md by "minisgl book export"; edit it there. sha256:48cde546ad99
 
 #pragma once
 
@@ -100,13 +100,12 @@ class Watchdog {
     return has_thrown_;
   }
 
-  /// Abort for this reason, unless there was another before, or the end. Returns after the abort, true if it was this.
-  bool fail(const std::string& reason) {
+  /// Abort for this reason, unless there was another before, or the end. Returns after the abort.
+  void fail(const std::string& reason) {
     std::unique_lock lock(mutex_);
-    const bool is_first = set_failure(reason);
+    set_failure(reason);
     changed_.notify_all();
     changed_.wait(lock, [this] { return has_ended_; });
-    return is_first;
   }
 
   /// Watch no longer. Returns whether all went well; if not, `abort` has been called.
@@ -205,10 +204,8 @@ class Watchdog {
     require(failure_.empty(), "RuntimeError", failure_);
   }
 
-  bool set_failure(const std::string& reason) {
-    if (!failure_.empty() || has_ended_) return false;
-    failure_ = owner_ + ": " + reason;
-    return true;
+  void set_failure(const std::string& reason) {
+    if (failure_.empty() && !has_ended_) failure_ = owner_ + ": " + reason;
   }
 
   /// What ends in the last tenth of its time may have ended because another rank, a little earlier, gave it up: then
